@@ -1,0 +1,1 @@
+"""Which components of a pretrained Vision Transformer to unfreeze, measured."""

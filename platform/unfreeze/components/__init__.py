@@ -1,0 +1,1 @@
+"""Which parameters belong to which component, and how a selection of them is written."""

@@ -1,0 +1,30 @@
+"""Freezing: which tensors take gradients. Speaks of what is unfrozen, never of a list of frozen things."""
+
+from torch import nn
+
+from unfreeze.components.mapping import group_parameters
+from unfreeze.components.selection import Selection
+from unfreeze.errors import SelectionError
+
+
+def unfreeze_only(model: nn.Module, selection: Selection, *, train_head: bool) -> list[str]:
+    """Train exactly the selection (and the head); returns the trained parameters' names, in model order.
+
+    Frozen parameters lose their gradient buffers, so a selection change leaves no memory behind.
+
+    Raises:
+        SelectionError: the selection was made for another depth, or nothing at all would be trained.
+    """
+    groups = group_parameters(model)
+    num_blocks = len(model.blocks)  # type: ignore[arg-type]
+    if selection.num_blocks != num_blocks:
+        raise SelectionError(f"{selection} was written for {selection.num_blocks} blocks, the model has {num_blocks}")
+    wanted = selection.groups | ({"head"} if train_head else frozenset())
+    trained = {name for group in wanted for name in groups.get(group, ())}
+    if not trained:
+        raise SelectionError(f"selection {str(selection)!r} with finetune.train_head=false trains nothing; unfreeze a part")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+        if name not in trained:
+            parameter.grad = None
+    return [name for name, _ in model.named_parameters() if name in trained]

@@ -1,0 +1,232 @@
+"""The configuration: what can be set, in which unit, within which range, and what switches it off.
+
+YAML and command line only fill these dataclasses. `load_config` is the door: behind it nobody sees OmegaConf.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, Literal, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from unfreeze.errors import ConfigError
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+# A typo is an error, and so is a value of another type ("3" for 3): nothing is guessed.
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+DATASETS = ("digits", "folder", "cifar10", "cifar100", "flowers102", "pet")
+SPACES = ("components", "depth", "blocks")
+SCORES = ("reference", "in_situ", "uniform", "reversed")
+
+
+@dataclass(kw_only=True, slots=True)
+class SweepConfig:
+    __pydantic_config__ = _STRICT
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "sweep"  # folder below `storage`
+    seed: Annotated[int, Field(ge=0)] = 0  # every random number of the sweep derives from it
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    __pydantic_config__ = _STRICT
+    name: str = "unfreeze_tiny"  # any timm Vision Transformer
+    weights: str | None = None  # .safetensors or .pth file, local or s3://; null: the weights timm knows for `name`
+    image_size: Annotated[int, Field(ge=8)] | None = None  # px; null: the model's own. Position embeddings are resampled
+    kwargs: dict[str, Any] = field(default_factory=dict)  # handed to timm.create_model
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    __pydantic_config__ = _STRICT
+    name: Literal["digits", "folder", "cifar10", "cifar100", "flowers102", "pet"] = "digits"
+    path: str | None = None  # folder: the ImageFolder tree, local or s3://; torchvision sets: where to download
+    source_path: str | None = None  # any tree of source-domain images; null: rendered glyphs
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training pool, per class; unused where val/ exists
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # per class; only for a tree without test/
+    split_seed: Annotated[int, Field(ge=0)] = 0  # the split is the same for every trial and every sweep seed
+    max_train_images: Count | None = None  # stratified subset; null: all
+    max_val_images: Count | None = None  # stratified subset; null: all
+    augment: Literal["none", "crop_flip"] = "none"  # crop_flip: random resized crop and horizontal flip
+    max_bad_share: Annotated[float, Field(ge=0, lt=1)] = 0.01  # unreadable files above this share stop the sweep
+    cache_dir: str = "~/.cache/unfreeze"  # node-local; decoded images, by content
+
+
+@dataclass(kw_only=True, slots=True)
+class PlasticityConfig:
+    __pydantic_config__ = _STRICT
+    num_pairs: Annotated[int, Field(ge=2)] = 512  # (source, target) image pairs
+    batch_size: Count = 64  # pairs per forward pass
+    seed: Annotated[int, Field(ge=0)] = 0  # which images are paired
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneConfig:
+    __pydantic_config__ = _STRICT
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd
+    weight_decay: NonNegativeFloat = 0.0  # 0: off
+    epochs: PositiveFloat = 10.0  # passes over the training images; fractions allowed
+    batch_size: Count = 64  # images per optimizer step, over all workers
+    micro_batch_size: Count | None = None  # images per forward pass and worker; null: batch_size / workers
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the steps, linear; 0: off
+    clip_norm: NonNegativeFloat = 1.0  # gradient norm; 0: off
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the GPU has it
+    train_head: bool = True  # final norm and classifier
+    num_reports: Count = 10  # validations per trial, evenly spaced; rungs of early stopping lie on them
+    eval_batch_size: Count = 256  # images per forward pass and worker
+
+
+@dataclass(kw_only=True, slots=True)
+class PriorConfig:
+    __pydantic_config__ = _STRICT
+    score: Literal["reference", "in_situ", "uniform", "reversed"] = "reference"  # orders the first points
+
+
+@dataclass(kw_only=True, slots=True)
+class SearchConfig:
+    __pydantic_config__ = _STRICT
+    space: Literal["components", "depth", "blocks"] = "components"
+    num_trials: Count = 32  # trials of the search; the confirmation runs come on top
+    concurrency: Count = 4  # trials in flight; trial i knows the outcomes of 0 … i − concurrency, whatever the timing
+    learning_rate_low: PositiveFloat = 1e-3
+    learning_rate_high: PositiveFloat = 1e-1
+    start_learning_rates: list[PositiveFloat] = field(default_factory=list)  # of the first points; []: geometric mean
+    baselines: list[str] = field(default_factory=lambda: ["all", "none"])  # selections tried after the single ones
+    max_trainable_share: Share = 1.0  # of the model's parameters, head included; 1: off
+    early_stopping: bool = True  # asynchronous successive halving on images_seen
+    reduction_factor: Annotated[float, Field(gt=1)] = 3.0  # 1/this of the trials passes each rung
+    grace_reports: Count = 2  # the first rung: reports before a trial may be stopped
+    confirm_top: Annotated[int, Field(ge=0)] = 3  # best (selection, learning rate) run again on more seeds; 0: off
+    confirm_seeds: Annotated[int, Field(ge=0)] = 2  # additional seeds each
+    prior: PriorConfig = field(default_factory=PriorConfig)
+
+    def __post_init__(self) -> None:
+        if self.learning_rate_low > self.learning_rate_high:
+            raise ValueError(
+                f"learning_rate_low must not exceed learning_rate_high, but got {self.learning_rate_low} and "
+                f"{self.learning_rate_high}"
+            )
+        outside = [r for r in self.start_learning_rates if not self.learning_rate_low <= r <= self.learning_rate_high]
+        if outside:
+            raise ValueError(f"start_learning_rates must lie between learning_rate_low and _high, but got {outside}")
+
+
+@dataclass(kw_only=True, slots=True)
+class ClusterConfig:
+    __pydantic_config__ = _STRICT
+    address: str | None = None  # null: start Ray here; "auto" or host:port: join a running cluster
+    num_slots: Count | Literal["auto"] = "auto"  # auto: as many as the cluster's resources hold
+    workers_per_trial: Count = 1  # data-parallel workers of one slot
+    cpus_per_worker: PositiveFloat = 1.0
+    gpus_per_worker: NonNegativeFloat = 0.0  # fractions share a card; 0: CPU
+    max_slot_failures: Annotated[int, Field(ge=0)] = 3  # worker-group restarts before a slot is given up
+    heartbeat_timeout_s: PositiveFloat = 120.0  # a silent slot's trial goes to another slot after this long
+    start_timeout_s: PositiveFloat = 600.0  # how long the first slot may take to come up
+
+
+@dataclass(kw_only=True, slots=True)
+class TrackingConfig:
+    __pydantic_config__ = _STRICT
+    uri: str | None = "sqlite:///mlflow.db"  # MLflow tracking server or database; null: off
+    experiment: str = "unfreeze"
+
+    def __post_init__(self) -> None:
+        if self.uri is not None and (self.uri.startswith("file:") or "://" not in self.uri):
+            raise ValueError(f"MLflow has closed its file store: use sqlite:///… or http://…, but got uri={self.uri!r}")
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    __pydantic_config__ = _STRICT
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    storage: str = "./runs"  # folder or s3://bucket/prefix; the ledger's home
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    plasticity: PlasticityConfig = field(default_factory=PlasticityConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        workers = self.cluster.workers_per_trial
+        if self.finetune.batch_size % workers:
+            raise ValueError(
+                f"finetune.batch_size must be a multiple of cluster.workers_per_trial, but got "
+                f"{self.finetune.batch_size} and {workers}"
+            )
+        if self.data.name != "digits" and self.data.source_path is None:
+            raise ValueError(
+                f"data.source_path must name a tree of source-domain images for data={self.data.name}: the pre-pass pairs "
+                f"them with the downstream ones, but got null"
+            )
+        if self.data.name == "folder" and self.data.path is None:
+            raise ValueError("data.path must name an image folder (local or s3://) for data=folder, but got null")
+
+
+def load_config(raw: DictConfig | Mapping[str, Any]) -> Config:
+    """Turn a composed configuration into a checked `Config`.
+
+    Raises:
+        ConfigError: lists every unknown key, wrong type and value out of range at once.
+    """
+    try:
+        plain = OmegaConf.to_container(raw, resolve=True) if isinstance(raw, DictConfig) else dict(raw)
+        # Through JSON, because strict mode takes a list for a tuple and an int for a float from JSON alone.
+        return TypeAdapter(Config).validate_json(json.dumps(plain))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration cannot be resolved: {error}") from error
+    except ValidationError as error:
+        problems = "\n".join(f"  {line}" for line in dict.fromkeys(_describe(item) for item in error.errors()))
+        raise ConfigError(f"the configuration has problems, nothing was started:\n{problems}") from None
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The resolved configuration as JSON-ready nested dicts."""
+    return asdict(config)
+
+
+def changed_keys(stored: Mapping[str, Any], current: Mapping[str, Any], *, prefix: str = "") -> list[str]:
+    """The dotted keys in which two configurations differ, with both values."""
+    lines: list[str] = []
+    for key in sorted(stored.keys() | current.keys()):
+        before, now, name = stored.get(key), current.get(key), f"{prefix}{key}"
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            lines += changed_keys(before, now, prefix=f"{name}.")
+        elif before != now:
+            lines.append(f"{name}: stored {before!r}, now {now!r}")
+    return lines
+
+
+def _describe(item: Any) -> str:
+    """One validation problem as one line, with the key, the value and the way out."""
+    # A union's member shows up in the location as a type label ("literal['auto']"); it is no key of ours.
+    path = [str(part) for part in item["loc"] if re.fullmatch(r"\w+", str(part)) and part not in ("int", "str")]
+    name = ".".join(path) or "configuration"
+    if item["type"] == "unexpected_keyword_argument":
+        known = _keys_at(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        where = ".".join(path[:-1])
+        hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"{where or 'there'} has {', '.join(known)}"
+        return f"{name}: unknown option; {hint}"
+    if item["type"] == "value_error":
+        return f"{name}: {item['ctx']['error']}"
+    return f"{name}: {item['msg'][0].lower()}{item['msg'][1:]}, but got {item['input']!r}"
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    """The option names of the section at ``path``."""
+    section: Any = Config
+    for part in path:
+        section = get_type_hints(section).get(part) if is_dataclass(section) else None
+    return [f.name for f in fields(section)] if is_dataclass(section) else []

@@ -1,0 +1,149 @@
+"""Decode once: image files → one uint8 array in a node-local cache that every slot of the node maps into memory."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unfreeze.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+# Part of every cache key: raise it when decoding changes, so that no stale pixels are read.
+_FORMAT = 1
+_DECODE_THREADS = 4  # PIL releases the GIL while it decodes; beyond a few threads the disk is the limit
+
+
+@dataclass(frozen=True, slots=True)
+class ImageArray:
+    """Decoded images: ``images`` uint8 (N, S, S, 3), ``labels`` int64 (N,), the digest of both."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    digest: str
+    bad_files: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def cached(cache_dir: Path, key: dict[str, Any], build: Callable[[], ImageArray]) -> ImageArray:
+    """The array stored under ``key``, built on the first call.
+
+    Two processes that build at once do the work twice and store the same bytes; the folder's rename is atomic, so
+    neither reads half of it. No lock: on a shared file system there is none to trust.
+    """
+    name = hashlib.sha256(json.dumps({**key, "format": _FORMAT}, sort_keys=True).encode()).hexdigest()[:32]
+    folder = cache_dir / "decoded" / name
+    if not folder.exists():
+        array = build()
+        temporary = folder.with_name(f".tmp-{uuid.uuid4().hex}")
+        temporary.mkdir(parents=True)
+        np.save(temporary / "images.npy", array.images)
+        np.save(temporary / "labels.npy", array.labels)
+        meta = {"digest": array.digest, "bad_files": array.bad_files, "key": key}
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+        try:
+            temporary.rename(folder)
+        except OSError:  # another process was first
+            shutil.rmtree(temporary)
+    meta = json.loads((folder / "meta.json").read_text())
+    return ImageArray(
+        images=np.load(folder / "images.npy", mmap_mode="r"),
+        labels=np.load(folder / "labels.npy"),
+        digest=meta["digest"],
+        bad_files=tuple(meta["bad_files"]),
+    )
+
+
+def make_array(images: np.ndarray, labels: np.ndarray, bad_files: Sequence[str] = ()) -> ImageArray:
+    """Wrap decoded images with their digest."""
+    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
+    digest.update(np.ascontiguousarray(labels.astype(np.int64)).tobytes())
+    return ImageArray(images, labels.astype(np.int64), digest.hexdigest(), tuple(bad_files))
+
+
+def list_files(root: Path) -> list[str]:
+    """Relative paths of the files below ``root``, sorted; hidden ones left out."""
+    found = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [(Path(folder) / name).relative_to(root).as_posix() for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def fingerprint(root: Path, files: Sequence[str]) -> list[list[Any]]:
+    """What tells an unchanged tree from a changed one without reading it: path, size, modification time."""
+    stats = [(name, (root / name).stat()) for name in files]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+def decode_files(root: Path, files: Sequence[str], labels: Sequence[int], *, size: int, max_bad_share: float) -> ImageArray:
+    """Decode ``files`` to squares: short side resized, centre cropped.
+
+    The side is ``size`` px, or the largest short side among the images when all are smaller: enlarging is left to the
+    training device, so a 32-px set costs 32-px memory.
+
+    Raises:
+        DataError: nothing to decode, or the share of unreadable files is above ``max_bad_share``; names them.
+    """
+    if not files:
+        raise DataError(f"no image files below {root}; expected one folder of images per class")
+    with ThreadPoolExecutor(_DECODE_THREADS) as threads:
+        sides = list(threads.map(lambda name: _short_side(root / name), files))
+        readable = [side for side in sides if side is not None]
+        stored = min(size, max(readable, default=size))
+        decoded = list(threads.map(lambda name: _decode(root / name, stored), files))
+    bad = [name for name, image in zip(files, decoded, strict=True) if image is None]
+    if bad:
+        listing = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+        if len(bad) > max_bad_share * len(files):
+            raise DataError(
+                f"{len(bad)} of {len(files)} files below {root} cannot be read as images, more than "
+                f"data.max_bad_share={max_bad_share}: {listing}; mend or remove them"
+            )
+        logger.warning("left out %d of %d files below %s that cannot be read: %s", len(bad), len(files), root, listing)
+    kept = [(image, label) for image, label in zip(decoded, labels, strict=True) if image is not None]
+    images = np.stack([image for image, _ in kept])
+    return make_array(images, np.array([label for _, label in kept]), bad)
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Short side to ``size`` px (bicubic, antialiased), centre crop: uint8 (size, size, 3)."""
+    image = image.convert("RGB")
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+# What PIL raises on files that are no images, cut short, or bombs (its SyntaxError is about broken PNG chunks).
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+def _short_side(path: Path) -> int | None:
+    try:
+        with Image.open(path) as image:
+            return min(image.size)
+    except _UNREADABLE:
+        return None
+
+
+def _decode(path: Path, size: int) -> np.ndarray | None:
+    try:
+        with Image.open(path) as image:
+            return square(image, size)
+    except _UNREADABLE:
+        return None

@@ -1,0 +1,56 @@
+"""Splits and subsets as index arrays, a pure function of labels and seed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from unfreeze.errors import DataError
+from unfreeze.seeding import derive_seed
+
+
+def stratified_split(
+    labels: np.ndarray, share: float, *, seed: int, purpose: str, classes: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (rest, part), both sorted, with ``share`` of each class in ``part``, at least one image on each side.
+
+    ``labels``: int (N,). ``purpose`` ("val", "test") gives each split a stream of its own.
+
+    Raises:
+        DataError: names the classes with fewer than two images.
+    """
+    part: list[np.ndarray] = []
+    too_small = [name for label, name in enumerate(classes) if np.count_nonzero(labels == label) < 2]
+    if too_small:
+        raise DataError(
+            f"a {purpose} split needs at least two images of each class, but got fewer for: {', '.join(too_small)}; "
+            f"add images or remove the class"
+        )
+    for label in range(len(classes)):
+        members = np.flatnonzero(labels == label)
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        part.append(_rng(seed, purpose, label).permutation(members)[:count])
+    chosen = np.sort(np.concatenate(part))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def stratified_subset(labels: np.ndarray, num_images: int | None, *, seed: int, purpose: str) -> np.ndarray:
+    """Sorted indices of at most ``num_images`` images, classes as even as their sizes allow; None: all.
+
+    Nested: the subset of 200 contains the subset of 100 (each class gives its images in one fixed order).
+
+    Raises:
+        DataError: fewer images asked for than there are classes.
+    """
+    if num_images is None or num_images >= len(labels):
+        return np.arange(len(labels))
+    present = np.unique(labels)
+    if num_images < len(present):
+        raise DataError(f"{purpose}: {num_images} images cannot hold one of each of {len(present)} classes; raise the limit")
+    queues = {label: _rng(seed, purpose, int(label)).permutation(np.flatnonzero(labels == label)) for label in present}
+    # Round-robin over the classes: the k-th image of every class before the k+1-th of any.
+    ranked = sorted((rank, int(label), int(index)) for label, queue in queues.items() for rank, index in enumerate(queue))
+    return np.sort(np.array([index for _, _, index in ranked[:num_images]]))
+
+
+def _rng(seed: int, purpose: str, label: int) -> np.random.Generator:
+    return np.random.default_rng(derive_seed(seed, "split", purpose, label))

@@ -1,0 +1,41 @@
+"""Errors a person can mend: each names the value that is wrong and the way out."""
+
+
+class UnfreezeError(ValueError):
+    """Base of every error that the user, not the developer, must fix; the entry scripts print it without a traceback."""
+
+
+class ConfigError(UnfreezeError):
+    """One or more options are unknown, of the wrong type, or out of range."""
+
+
+class SelectionError(UnfreezeError):
+    """A selection text cannot be read or names what the model does not have."""
+
+
+class ModelError(UnfreezeError):
+    """The model is unknown, unsupported, or its weights do not fit."""
+
+
+class DataError(UnfreezeError):
+    """The data set is missing, unreadable, or cannot be split as asked."""
+
+
+class StorageError(UnfreezeError):
+    """The storage location cannot be read or written."""
+
+
+class SweepMismatchError(UnfreezeError):
+    """The sweep's name is taken by a sweep with another configuration."""
+
+
+class CheckpointError(UnfreezeError):
+    """A checkpoint is damaged or belongs to another base model."""
+
+
+class BudgetError(UnfreezeError):
+    """No selection of the search space fits the budget."""
+
+
+class ClusterError(UnfreezeError):
+    """The cluster cannot give what the sweep asks for."""

@@ -1,0 +1,1 @@
+"""One finetuning run: the loop, its evaluation and its checkpoints. No Ray."""

@@ -1,0 +1,99 @@
+"""Delta checkpoints: what a trial changed, its optimizer state and its position, as safetensors. Nothing is unpickled."""
+
+import json
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from unfreeze.errors import CheckpointError
+from unfreeze.models.build import parameter_dict
+from unfreeze.records import TrialReport, TrialSpec, to_dict, trial_spec_from_dict
+
+_PARAMETER, _OPTIMIZER = "parameter.", "optimizer."
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A trial's state after ``step`` optimizer steps."""
+
+    spec: TrialSpec
+    base_digest: str
+    step: int
+    reports: tuple[TrialReport, ...]  # all up to this step
+    parameters: dict[str, Tensor]
+    optimizer: dict[str, Tensor]  # "<parameter>.<key>"; empty in a checkpoint for export
+
+    def to_bytes(self) -> bytes:
+        tensors = {_PARAMETER + name: value.detach().cpu().contiguous() for name, value in self.parameters.items()}
+        tensors |= {_OPTIMIZER + name: value.detach().cpu().contiguous() for name, value in self.optimizer.items()}
+        meta = {
+            "spec": to_dict(self.spec),
+            "base_digest": self.base_digest,
+            "step": self.step,
+            "reports": [to_dict(report) for report in self.reports],
+        }
+        return save_tensors(tensors, metadata={"unfreeze": json.dumps(meta)})
+
+    @staticmethod
+    def from_bytes(data: bytes, *, base_digest: str) -> "Checkpoint":
+        """Read a checkpoint made on the base model ``base_digest``.
+
+        Raises:
+            CheckpointError: damaged, or made on another base model.
+        """
+        try:
+            tensors = load_tensors(data)
+            # safetensors' loader drops the metadata; the header is 8 bytes of length, then JSON.
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            meta = json.loads(header["__metadata__"]["unfreeze"])
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise CheckpointError(f"the checkpoint is damaged ({error}); delete it and the trial starts over") from error
+        if meta["base_digest"] != base_digest:
+            raise CheckpointError(
+                f"the checkpoint was made on base weights {meta['base_digest'][:12]}…, this model's are "
+                f"{base_digest[:12]}…; use the model and weights of its sweep"
+            )
+        parts: dict[str, dict[str, Tensor]] = {_PARAMETER: {}, _OPTIMIZER: {}}
+        for name, value in tensors.items():
+            kind = _PARAMETER if name.startswith(_PARAMETER) else _OPTIMIZER
+            parts[kind][name.removeprefix(kind)] = value
+        return Checkpoint(
+            spec=trial_spec_from_dict(meta["spec"]),
+            base_digest=meta["base_digest"],
+            step=meta["step"],
+            reports=tuple(TrialReport(**report) for report in meta["reports"]),
+            parameters=parts[_PARAMETER],
+            optimizer=parts[_OPTIMIZER],
+        )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+    """The optimizer's state by parameter name; ``names`` in the order the parameters were given to it."""
+    state = optimizer.state_dict()["state"]
+    return {f"{names[i]}.{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items() if value is not None}
+
+
+def restore(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer | None, names: list[str]) -> None:
+    """Put a checkpoint's tensors back. ``optimizer`` None: weights alone, for evaluation and export.
+
+    Raises:
+        CheckpointError: it holds other parameters than the model trains.
+    """
+    own = dict(module.named_parameters())
+    strangers = [name for name in checkpoint.parameters if name not in own]
+    if strangers:
+        raise CheckpointError(f"the checkpoint holds parameters the model lacks: {', '.join(strangers)}")
+    with torch.no_grad():
+        for name, value in parameter_dict(module, list(checkpoint.parameters)).items():
+            value.copy_(checkpoint.parameters[name])
+    if optimizer is None:
+        return
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in checkpoint.optimizer.items():
+        name, _, entry = key.rpartition(".")
+        state.setdefault(names.index(name), {})[entry] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

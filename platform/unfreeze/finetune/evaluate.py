@@ -1,0 +1,57 @@
+"""Evaluation with exact counts: every image once over all workers, sums divided once."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unfreeze.data.batches import InputSpec, eval_batches
+from unfreeze.data.catalog import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Counts over a whole part."""
+
+    correct: int
+    count: int
+    loss: float  # mean cross-entropy
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.count
+
+
+@torch.no_grad()
+def evaluate(
+    module: nn.Module,
+    part: Part,
+    spec: InputSpec,
+    *,
+    batch_size: int,
+    autocast: torch.autocast,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Evaluation:
+    """Accuracy and mean loss of ``module`` on ``part``; leaves the module in evaluation mode."""
+    module.eval()
+    # correct, count, loss: float64 sums, exact up to 2^53 images
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    batches = eval_batches(part, spec, batch_size=batch_size, device=device, rank=rank, world_size=world_size)
+    for images, labels in batches:
+        with autocast:
+            logits = module(images)
+        losses = F.cross_entropy(logits.float(), labels, reduction="sum")
+        sums += torch.stack([(logits.argmax(1) == labels).sum(), torch.tensor(len(labels), device=device), losses]).double()
+    sum_over_workers(sums, world_size)
+    correct, count, loss = sums.tolist()
+    return Evaluation(correct=int(correct), count=int(count), loss=loss / count)
+
+
+def sum_over_workers(values: Tensor, world_size: int) -> None:
+    """Add up a tensor over the workers, in place."""
+    if world_size > 1:
+        dist.all_reduce(values)

@@ -1,0 +1,183 @@
+"""The finetuning loop, as a generator: it hands out a report, and goes on only if asked for the next.
+
+So whoever drives it (a warm slot, a script, a test) decides about checkpoints and early stopping by plain control flow.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from unfreeze.config import FinetuneConfig
+from unfreeze.data.batches import TrainBatches
+from unfreeze.data.catalog import Dataset
+from unfreeze.finetune.checkpoint import Checkpoint, optimizer_tensors, restore
+from unfreeze.finetune.evaluate import evaluate, sum_over_workers
+from unfreeze.finetune.optim import learning_rate_at, make_optimizer, report_steps
+from unfreeze.finetune.warm import WarmModel
+from unfreeze.models.build import parameter_dict
+from unfreeze.records import TrialReport, TrialSpec
+from unfreeze.seeding import derive_seed
+
+
+class Diverged(ArithmeticError):
+    """The training or validation loss became NaN or infinite; the reports so far stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """This process's place among the data-parallel workers of a trial."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the loop hands out after each validation."""
+
+    reports: tuple[TrialReport, ...]
+    is_best: bool  # the last report is the best so far
+    is_last: bool
+    checkpoint: Checkpoint  # views of live tensors: write it before asking for the next
+
+
+def finetune(
+    warm: WarmModel,
+    data: Dataset,
+    trial: TrialSpec,
+    config: FinetuneConfig,
+    *,
+    augment: str,
+    resume: Checkpoint | None = None,
+    worker: Worker = Worker(),
+) -> Iterator[Progress]:
+    """Train one selection; yields after each of ``config.num_reports`` validations.
+
+    Interrupted after any report and resumed from its checkpoint, the numbers are those of an uninterrupted run on the
+    same kind of device: batches, augmentation and dropout are functions of (seed, step), not of a stream consumed so
+    far.
+
+    Raises:
+        Diverged: the loss became NaN or infinite.
+    """
+    device, module = warm.device, warm.module
+    _, names = warm.prepare(trial.selection, seed=trial.seed, train_head=config.train_head)
+    trained = parameter_dict(module, names)
+    optimizer = make_optimizer(list(trained.values()), config, trial.learning_rate)
+    reports: tuple[TrialReport, ...] = ()
+    first_step = 0
+    if resume is not None:
+        restore(resume, module, optimizer, names)
+        reports, first_step = resume.reports, resume.step
+
+    batches = TrainBatches(
+        part=data.train,
+        spec=warm.base.spec,
+        batch_size=config.batch_size,
+        seed=trial.seed,
+        augment=augment,
+        device=device,
+        rank=worker.rank,
+        world_size=worker.world_size,
+    )
+    total_steps = max(1, round(config.epochs * len(data.train) / config.batch_size))
+    validate_after = report_steps(total_steps, config.num_reports)
+    autocast = make_autocast(config.precision, device)
+    network = DistributedDataParallel(module) if worker.world_size > 1 else module
+    micro = config.micro_batch_size or config.batch_size // worker.world_size
+    best = max((report.val_accuracy for report in reports), default=-math.inf)
+    seconds_before = reports[-1].seconds if reports else 0.0
+    started = time.perf_counter()
+    loss_sum, loss_count = torch.zeros((), device=device), 0
+
+    for step in range(first_step, total_steps):
+        if step == first_step or step in validate_after:
+            module.train()
+            torch.manual_seed(derive_seed(trial.seed, "dropout", step, worker.rank))
+        rate = learning_rate_at(step, total_steps=total_steps, peak=trial.learning_rate, warmup_share=config.warmup_share)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        images, labels = batches.get(step)
+        loss_sum += _accumulate_gradients(network, images, labels, micro=micro, autocast=autocast)
+        loss_count += len(labels)
+        if config.clip_norm > 0:
+            nn.utils.clip_grad_norm_(trained.values(), config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step + 1 not in validate_after:
+            continue
+
+        totals = torch.stack([loss_sum.double(), torch.tensor(loss_count, dtype=torch.float64, device=device)])
+        sum_over_workers(totals, worker.world_size)
+        train_loss = (totals[0] / totals[1]).item()
+        validation = evaluate(
+            module,
+            data.val,
+            warm.base.spec,
+            batch_size=config.eval_batch_size,
+            autocast=autocast,
+            device=device,
+            rank=worker.rank,
+            world_size=worker.world_size,
+        )
+        if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
+            raise Diverged(f"loss became {train_loss} (training) and {validation.loss} (validation) after step {step + 1}")
+        loss_sum, loss_count = torch.zeros((), device=device), 0
+        report = TrialReport(
+            images_seen=(step + 1) * config.batch_size,
+            train_loss=train_loss,
+            val_loss=validation.loss,
+            val_accuracy=validation.accuracy,
+            seconds=seconds_before + time.perf_counter() - started,
+            timestamp_ms=time.time_ns() // 1_000_000,
+        )
+        reports = (*reports, report)
+        is_best = report.val_accuracy > best
+        best = max(best, report.val_accuracy)
+        yield Progress(
+            reports=reports,
+            is_best=is_best,
+            is_last=step + 1 == total_steps,
+            checkpoint=Checkpoint(
+                spec=trial,
+                base_digest=warm.base.facts.digest,
+                step=step + 1,
+                reports=reports,
+                parameters=parameter_dict(module, warm.changed),
+                optimizer=optimizer_tensors(optimizer, names),
+            ),
+        )
+
+
+def make_autocast(precision: str, device: torch.device) -> torch.autocast:
+    """bfloat16 matmuls where asked for, or (``auto``) where the GPU has them; float32 otherwise."""
+    wanted = precision == "bfloat16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+def _accumulate_gradients(
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, micro: int, autocast: torch.autocast
+) -> torch.Tensor:
+    """Gradients of the batch's mean loss, ``micro`` images at a time; returns the sum of the losses, on the device.
+
+    Workers average their gradients once, in the last micro-batch.
+    """
+    total = torch.zeros((), device=images.device)
+    for start in range(0, len(labels), micro):
+        part = slice(start, start + micro)
+        if isinstance(network, DistributedDataParallel):
+            network.require_backward_grad_sync = start + micro >= len(labels)
+        with autocast:
+            logits = network(images[part])
+        losses = F.cross_entropy(logits.float(), labels[part], reduction="sum")
+        (losses / len(labels)).backward()
+        total += losses.detach()
+    return total

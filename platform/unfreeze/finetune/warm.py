@@ -1,0 +1,41 @@
+"""A model that stays on the device between trials; only what the last trial changed is put back."""
+
+import torch
+from torch import nn
+
+from unfreeze.components.freeze import unfreeze_only
+from unfreeze.components.selection import Selection, parse_selection
+from unfreeze.models.build import BaseModel, init_classifier
+
+
+class WarmModel:
+    """A base model on ``device``, ready for one trial after another."""
+
+    def __init__(self, base: BaseModel, device: torch.device) -> None:
+        self.base = base
+        self.device = device
+        self.module: nn.Module = base.module.to(device)
+        # Kept on the device: restoring is a copy at memory speed, and a trial changes at most all of it.
+        self._originals = {name: value.detach().clone() for name, value in self.module.named_parameters()}
+        self._changed: list[str] = []
+
+    def prepare(self, selection_text: str, *, seed: int, train_head: bool) -> tuple[Selection, list[str]]:
+        """Back to the base weights, a fresh classifier, gradients for the selection alone.
+
+        Returns the selection and the trained parameters' names. The classifier is fresh even where the head is not
+        trained: no trial may see another's.
+        """
+        parameters = dict(self.module.named_parameters())
+        with torch.no_grad():
+            for name in self._changed:
+                parameters[name].copy_(self._originals[name])
+        selection = parse_selection(selection_text, num_blocks=self.base.facts.num_blocks)
+        names = unfreeze_only(self.module, selection, train_head=train_head)
+        init_classifier(self.module, self.base.classifier, seed=seed)
+        self._changed = list(dict.fromkeys([*names, *self.base.classifier]))
+        return selection, names
+
+    @property
+    def changed(self) -> list[str]:
+        """Parameters that differ from the base weights since `prepare`: the trained ones and the classifier."""
+        return self._changed

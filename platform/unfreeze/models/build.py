@@ -1,0 +1,150 @@
+"""Building the base model: any supported timm Vision Transformer, its weights, and what the driver must know of it."""
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from unfreeze.components.mapping import check_supported, count_parameters
+from unfreeze.config import ModelConfig
+from unfreeze.data.batches import InputSpec
+from unfreeze.errors import ModelError
+from unfreeze.models import tiny
+from unfreeze.records import ModelFacts
+from unfreeze.seeding import derive_seed
+
+_HEAD_STD = 0.02  # of the fresh classifier's weights, truncated normal, as Hugging Face's ViT has it
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A model with pretrained weights and a classifier that `init_classifier` still has to fill."""
+
+    module: nn.Module
+    spec: InputSpec
+    facts: ModelFacts
+    classifier: tuple[str, ...]  # parameter names
+
+
+def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path) -> BaseModel:
+    """Create the timm model and load its weights, strictly: every tensor but the classifier's must fit.
+
+    Raises:
+        ModelError: unknown or unsupported model, weights missing or not fitting.
+    """
+    kwargs = dict(config.kwargs)
+    if config.image_size is not None:
+        kwargs["img_size"] = config.image_size
+    pretrained = config.weights is None and config.name != tiny.unfreeze_tiny.__name__
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # weights: random must be the same on every worker
+            module = timm.create_model(config.name, pretrained=pretrained, num_classes=num_classes, **kwargs)
+    except Exception as error:  # timm raises all kinds for an unknown name, a bad keyword or a failed download
+        raise ModelError(_explain_create(config, error)) from error
+    check_supported(module)
+    cfg = module.pretrained_cfg
+    classifier_modules = cfg["classifier"] if isinstance(cfg["classifier"], (tuple, list)) else (cfg["classifier"],)
+    classifier = tuple(n for n, _ in module.named_parameters() if n.rpartition(".")[0] in classifier_modules)
+    if not pretrained and config.weights != "random":
+        path = tiny.tiny_weights_path() if config.weights is None else _local_file(config.weights, cache_dir)
+        _load_weights(module, path, classifier)
+    _check_finite(module)
+    module.eval()
+    image_size = config.image_size or cfg["input_size"][-1]
+    facts = ModelFacts(
+        name=config.name,
+        digest=weights_digest(module, leave_out=classifier),
+        num_blocks=len(module.blocks),
+        parameters=count_parameters(module),
+        image_size=image_size,
+        create_kwargs={**kwargs, "num_classes": num_classes},
+    )
+    return BaseModel(module, InputSpec(image_size, tuple(cfg["mean"]), tuple(cfg["std"])), facts, classifier)
+
+
+def init_classifier(module: nn.Module, names: tuple[str, ...], *, seed: int) -> None:
+    """A fresh classifier, the same for the same seed on every device: biases 0, weights truncated normal."""
+    parameters = dict(module.named_parameters())
+    for name in names:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "classifier", name))
+        fresh = torch.zeros(parameters[name].shape)
+        if fresh.ndim > 1:
+            nn.init.trunc_normal_(fresh, std=_HEAD_STD, generator=generator)
+        with torch.no_grad():
+            parameters[name].copy_(fresh)
+
+
+def weights_digest(module: nn.Module, *, leave_out: tuple[str, ...] = ()) -> str:
+    """sha256 over names, shapes and values of the parameters, classifier left out: which base model this is."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        if name not in leave_out:
+            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load_weights(module: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
+    try:
+        state: dict[str, Any] = load_state_dict(str(path), device="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(f"cannot read weights from {path}: {error}") from error
+    # Each timm model file translates foreign checkpoints and resamples position embeddings by a function of this name.
+    translate = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if translate is not None:
+        state = translate(state, module)
+    state = {name: value.float() for name, value in state.items() if name not in classifier}
+    expected = {name: value for name, value in module.state_dict().items() if name not in classifier}
+    problems = [f"missing {name}" for name in expected if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in expected and not _is_head(name, classifier)]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, the model's {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if problems:
+        listing = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise ModelError(f"the weights in {path} do not fit {type(module).__name__}: {listing}")
+    module.load_state_dict({name: state[name] for name in expected}, strict=False)
+
+
+def _is_head(name: str, classifier: tuple[str, ...]) -> bool:
+    """A checkpoint's classifier bias may have no counterpart here; it is replaced anyway."""
+    return name.rpartition(".")[0] in {own.rpartition(".")[0] for own in classifier}
+
+
+def _check_finite(module: nn.Module) -> None:
+    broken = [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ModelError(f"the weights hold NaN or infinity in {', '.join(broken)}")
+
+
+def _local_file(location: str, cache_dir: Path) -> Path:
+    if not location.startswith("s3://"):
+        path = Path(location).expanduser()
+        if not path.is_file():
+            raise ModelError(f"no such weights file: model.weights={location!r}; null takes timm's own, 'random' none")
+        return path
+    from unfreeze.data.stage import stage_file
+
+    return stage_file(location, cache_dir=cache_dir)
+
+
+def _explain_create(config: ModelConfig, error: Exception) -> str:
+    if not timm.is_model(config.name):
+        near = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
+        return f"timm knows no model {config.name!r}" + (f"; some that are near: {', '.join(near)}" if near else "")
+    return f"timm could not create model.name={config.name!r} with {config.kwargs} and weights={config.weights!r}: {error}"
+
+
+def parameter_dict(module: nn.Module, names: list[str]) -> dict[str, Tensor]:
+    """The named parameters, in the given order."""
+    parameters = dict(module.named_parameters())
+    return {name: parameters[name] for name in names}

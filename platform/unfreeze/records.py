@@ -1,0 +1,227 @@
+"""The records the floors hand to each other: frozen, JSON-ready, without behaviour that needs a library."""
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+COMPONENTS = ("ln1", "mha", "ln2", "fc1", "fc2")
+
+
+class TrialState(StrEnum):
+    RUNNING = "running"
+    FINISHED = "finished"  # trained to the end
+    STOPPED = "stopped"  # by early stopping, or cancelled
+    DIVERGED = "diverged"  # the loss became NaN or infinite
+    FAILED = "failed"  # an error; its text is in the record
+
+    @property
+    def is_final(self) -> bool:
+        return self is not TrialState.RUNNING
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialSpec:
+    """What one trial runs. Everything that decides its numbers is here or in the sweep's configuration."""
+
+    index: int  # position in the sweep's sequence; the trial's identity
+    selection: str  # canonical text, e.g. "mha@6-11+fc1"
+    learning_rate: float
+    seed: int  # head initialisation, batch order, augmentation
+    origin: str  # why it was tried: "prior", "baseline", "search", "confirm"
+    stop_below: tuple[tuple[int, float], ...] = ()  # (images_seen, validation accuracy): early-stopping cutoffs
+
+    @property
+    def trial_id(self) -> str:
+        return f"trial-{self.index:05d}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialReport:
+    """One validation during a trial."""
+
+    images_seen: int
+    train_loss: float  # mean over the images since the last report
+    val_loss: float
+    val_accuracy: float  # share of validation images, 0 to 1
+    seconds: float  # of training and validation since the trial began, restarts left out
+    timestamp_ms: int  # wall clock, Unix time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRecord:
+    """The ledger's object for one trial."""
+
+    spec: TrialSpec
+    state: TrialState
+    reports: tuple[TrialReport, ...] = ()
+    trainable_parameters: int = 0  # head included
+    checkpoint: str | None = None  # key of the best-validation delta checkpoint, below the sweep
+    error: str | None = None
+    slot: str | None = None  # who ran it last
+    attempts: int = 1  # 1 + the times it was taken up again
+
+    @property
+    def best_val_accuracy(self) -> float | None:
+        """Best validation accuracy over the reports: that of the exported checkpoint. None before the first."""
+        return max((report.val_accuracy for report in self.reports), default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlasticityRow:
+    """Plasticity of one component, of one block or (``block`` None) over all blocks."""
+
+    mode: str  # "reference" or "in_situ"
+    block: int | None
+    component: str
+    mean: float
+    sd: float  # over pairs
+    num_pairs: int
+    low: float  # 95 % interval of the mean
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlasticityTable:
+    """The pre-pass's answer, with what it was measured on."""
+
+    rows: tuple[PlasticityRow, ...]
+    skipped_pairs: int  # distance 0
+    seconds: float
+    model_digest: str
+    data_digest: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def component_means(self, mode: str) -> dict[str, float]:
+        """Component → mean over blocks, in the given mode."""
+        return {row.component: row.mean for row in self.rows if row.mode == mode and row.block is None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """What the driver needs to know of a model it never loads."""
+
+    name: str
+    digest: str  # of the base weights
+    num_blocks: int
+    parameters: dict[str, int]  # "3.mha" → count; "embed", "head" without a block
+    image_size: int
+    create_kwargs: dict[str, Any]  # timm.create_model(name, **create_kwargs) gives the architecture
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(self.parameters.values())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFacts:
+    """What the driver needs to know of the data."""
+
+    name: str
+    digest: str  # of the decoded images and labels
+    classes: tuple[str, ...]
+    num_train: int
+    num_val: int
+    num_test: int
+    num_source: int
+    bad_files: tuple[str, ...] = ()  # unreadable, left out
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recommendation:
+    """The (selection, learning rate) with the best mean validation accuracy, and what that mean rests on."""
+
+    selection: str
+    learning_rate: float
+    val_accuracy: float  # mean over seeds, each at its best checkpoint
+    val_accuracy_sd: float | None  # over seeds; None with one seed
+    num_seeds: int
+    trainable_parameters: int
+    trial_ids: tuple[str, ...]  # best first; the first one's checkpoint is exported
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Correlation:
+    """Rank correlation of plasticity with validation accuracy. Statistics are None where n is too small for them."""
+
+    name: str  # "components", "selections", "selections_size_partialled", "within_mha", …
+    mode: str  # plasticity mode
+    held_fixed: str  # what was held fixed or partialled out, in words
+    n: int
+    spearman: float | None
+    spearman_low: float | None  # 95 % interval
+    spearman_high: float | None
+    kendall: float | None
+    kendall_low: float | None
+    kendall_high: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinalResult:
+    """The sealed test, opened once, and the exported model."""
+
+    trial_id: str
+    selection: str
+    test_correct: int
+    num_test: int
+    test_low: float  # 95 % Wilson interval of the accuracy
+    test_high: float
+    export: str  # key of the full timm state dict, below the sweep
+    export_sha256: str
+    create_kwargs: dict[str, Any]  # timm.create_model(model_name, checkpoint_path=…, **create_kwargs)
+    model_name: str
+
+    @property
+    def test_accuracy(self) -> float:
+        return self.test_correct / self.num_test
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """All that a report shows of one sweep."""
+
+    sweep: str
+    config: dict[str, Any]
+    model: ModelFacts
+    data: DataFacts
+    plasticity: PlasticityTable
+    trials: tuple[TrialRecord, ...]
+    correlations: tuple[Correlation, ...]
+    recommendation: Recommendation | None  # None when no trial finished
+    final: FinalResult | None  # None before `finalize`
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """A record as JSON-ready dicts and lists."""
+    return asdict(record)
+
+
+def trial_spec_from_dict(raw: dict[str, Any]) -> TrialSpec:
+    cutoffs = tuple((int(images), float(value)) for images, value in raw["stop_below"])
+    return TrialSpec(**{**raw, "stop_below": cutoffs})
+
+
+def trial_record_from_dict(raw: dict[str, Any]) -> TrialRecord:
+    return TrialRecord(
+        **{
+            **raw,
+            "spec": trial_spec_from_dict(raw["spec"]),
+            "state": TrialState(raw["state"]),
+            "reports": tuple(TrialReport(**report) for report in raw["reports"]),
+        }
+    )
+
+
+def plasticity_table_from_dict(raw: dict[str, Any]) -> PlasticityTable:
+    return PlasticityTable(**{**raw, "rows": tuple(PlasticityRow(**row) for row in raw["rows"])})
+
+
+def model_facts_from_dict(raw: dict[str, Any]) -> ModelFacts:
+    return ModelFacts(**raw)
+
+
+def data_facts_from_dict(raw: dict[str, Any]) -> DataFacts:
+    return DataFacts(**{**raw, "classes": tuple(raw["classes"]), "bad_files": tuple(raw["bad_files"])})
+
+
+def final_result_from_dict(raw: dict[str, Any]) -> FinalResult:
+    return FinalResult(**raw)

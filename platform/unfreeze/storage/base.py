@@ -1,0 +1,63 @@
+"""The storage protocol and the choice of an implementation."""
+
+from pathlib import Path
+from typing import Protocol
+
+from unfreeze.errors import StorageError
+
+
+class Storage(Protocol):
+    """Objects by key below one root. A key is a relative path with ``/``.
+
+    Writes are atomic: a reader sees the whole old object or the whole new one, whatever is killed when.
+    """
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes. Raises `KeyError` when there is none, `StorageError` when it cannot be read."""
+        ...
+
+    def write(self, key: str, data: bytes) -> None:
+        """Create or replace an object. Raises `StorageError`."""
+        ...
+
+    def list(self, prefix: str = "") -> list[str]:
+        """The keys that start with ``prefix``, sorted."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        ...
+
+    def url(self, key: str) -> str:
+        """Where a person finds the object."""
+        ...
+
+
+def open_storage(location: str) -> Storage:
+    """A folder path or ``s3://bucket/prefix`` → its storage.
+
+    Raises:
+        StorageError: a scheme nothing here speaks.
+    """
+    if location.startswith("s3://"):
+        from unfreeze.storage.s3 import S3Storage
+
+        return S3Storage(location)
+    if "://" in location:
+        raise StorageError(f"storage must be a folder or s3://bucket/prefix, but got {location!r}")
+    from unfreeze.storage.folder import FolderStorage
+
+    return FolderStorage(Path(location))
+
+
+def check_writable(storage: Storage) -> None:
+    """Write, read back and delete a small object, so that a sweep does not find out after its first trial.
+
+    Raises:
+        StorageError: with the location and the cause.
+    """
+    key, content = ".unfreeze-write-check", b"ok"
+    storage.write(key, content)
+    if storage.read(key) != content:
+        raise StorageError(f"{storage.url('')} does not return what was written to it; choose another storage=…")
+    storage.delete(key)

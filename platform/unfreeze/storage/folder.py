@@ -1,0 +1,64 @@
+"""Storage in a folder, local or on a shared file system."""
+
+import os
+import uuid
+from pathlib import Path
+
+from unfreeze.errors import StorageError
+
+_TEMPORARY = ".tmp-"
+
+
+class FolderStorage:
+    def __init__(self, root: Path) -> None:
+        # Absolute, because Ray Tune changes the working directory of its trials.
+        self._root = root.expanduser().resolve()
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise KeyError(key) from None
+        except OSError as error:
+            raise StorageError(f"cannot read {self.url(key)}: {error.strerror}; check its permissions") from error
+
+    def write(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{path.name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # without it a power cut can leave an empty file behind the rename
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StorageError(
+                f"cannot write {self.url(key)}: {error.strerror}; choose another storage=… or mend its permissions"
+            ) from error
+
+    def list(self, prefix: str = "") -> list[str]:
+        # Walk only the folder the prefix names: a sweep's root holds thousands of objects below other prefixes.
+        folder = self._path(prefix.rpartition("/")[0])
+        keys = (
+            path.relative_to(self._root).as_posix()
+            for path in folder.rglob("*")
+            if path.is_file() and not path.name.startswith(_TEMPORARY)
+        )
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot delete {self.url(key)}: {error.strerror}") from error
+
+    def url(self, key: str) -> str:
+        return str(self._path(key))
+
+    def _path(self, key: str) -> Path:
+        path = self._root / key
+        if ".." in Path(key).parts or not path.is_relative_to(self._root):
+            raise StorageError(f"a key must stay below {self._root}, but got {key!r}")
+        return path

@@ -1,0 +1,99 @@
+"""The ledger: a sweep's append-only record, and the only truth. Optuna's study and MLflow's runs are views of it."""
+
+import json
+from typing import Any
+
+from unfreeze.config import Config, changed_keys, config_to_dict
+from unfreeze.errors import StorageError, SweepMismatchError
+from unfreeze.records import TrialRecord, to_dict, trial_record_from_dict
+from unfreeze.storage.base import Storage, open_storage
+
+# What may differ between two runs of one sweep: where it runs and who watches, never what it computes.
+_FREE_SECTIONS = ("cluster", "tracking")
+
+
+class Ledger:
+    """Objects of one sweep below ``{storage}/{sweep}/``.
+
+    ``config.json``, ``environment.json``, ``facts.json``, ``plasticity.json``, ``trials/<id>.json``,
+    ``checkpoints/<id>/…``, ``final.json``, ``report.html``, ``export/…``. Each trial has one writer at a time, the slot
+    that runs it, so no object is ever written by two.
+    """
+
+    def __init__(self, location: str, sweep: str) -> None:
+        self.location = location
+        self.sweep = sweep
+        self.storage: Storage = open_storage(location)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Ledger, (self.location, self.sweep))
+
+    def claim(self, config: Config) -> bool:
+        """Take the sweep's name for this configuration; True when it was there before.
+
+        Raises:
+            SweepMismatchError: the name is taken by another configuration; says which keys differ.
+        """
+        current = config_to_dict(config)
+        stored = self.read_json("config.json")
+        if stored is None:
+            self.write_json("config.json", current)
+            return False
+        differing = changed_keys(_comparable(stored), _comparable(current))
+        if differing:
+            listing = "\n".join(f"  {line}" for line in differing)
+            raise SweepMismatchError(
+                f"sweep {self.sweep!r} in {self.url('')} was started with another configuration:\n{listing}\n"
+                f"give this one a new sweep.name, or delete the folder to start over"
+            )
+        if stored != current:
+            self.write_json("config.json", current)
+        return True
+
+    def trials(self) -> list[TrialRecord]:
+        """Every trial's record, by index."""
+        keys = [key for key in self.storage.list(self._key("trials/")) if key.endswith(".json")]
+        records = [trial_record_from_dict(self._parse(key, self.storage.read(key))) for key in keys]
+        return sorted(records, key=lambda record: record.spec.index)
+
+    def trial(self, trial_id: str) -> TrialRecord | None:
+        raw = self.read_json(f"trials/{trial_id}.json")
+        return None if raw is None else trial_record_from_dict(raw)
+
+    def write_trial(self, record: TrialRecord) -> None:
+        self.write_json(f"trials/{record.spec.trial_id}.json", to_dict(record))
+
+    def read_json(self, key: str) -> Any:
+        """The parsed object, or None when there is none."""
+        try:
+            return self._parse(key, self.read_bytes(key))
+        except KeyError:
+            return None
+
+    def write_json(self, key: str, value: Any) -> None:
+        self.write_bytes(key, json.dumps(value, indent=1, sort_keys=True).encode())
+
+    def read_bytes(self, key: str) -> bytes:
+        return self.storage.read(self._key(key))
+
+    def write_bytes(self, key: str, data: bytes) -> None:
+        self.storage.write(self._key(key), data)
+
+    def delete(self, key: str) -> None:
+        self.storage.delete(self._key(key))
+
+    def url(self, key: str) -> str:
+        return self.storage.url(self._key(key))
+
+    def _key(self, key: str) -> str:
+        return f"{self.sweep}/{key}"
+
+    def _parse(self, key: str, data: bytes) -> Any:
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise StorageError(f"{self.url(key)} is not JSON ({error}); restore it or delete it to redo it") from error
+
+
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _FREE_SECTIONS and key != "storage"}
