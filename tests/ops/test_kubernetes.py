@@ -1,0 +1,198 @@
+"""The manifests render, every object passes its schema strictly, and what must agree across files agrees."""
+
+import copy
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "k8s"
+# Beside the repository, not in it: 2 MB of KubeRay's own test data.
+CRDS = ROOT.parent / "shared/k8s/crds"
+KUBERNETES = "1.32"
+RENDERED = ["base", "overlays/dev", "overlays/gpu"]
+
+Object = dict[str, Any]
+
+
+@cache
+def render(name: str) -> list[Object]:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed: the manifests cannot be rendered")
+    done = subprocess.run(["kubectl", "kustomize", str(K8S / name)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def one(name: str, kind: str) -> Object:
+    (found,) = (o for o in render(name) if o["kind"] == kind)
+    return copy.deepcopy(found)
+
+
+def mappings(node: Any) -> Iterator[Object]:
+    """Every mapping of a document, at any depth."""
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from mappings(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from mappings(value)
+
+
+def pod_specs(objects: list[Object]) -> list[Object]:
+    return [m for m in mappings(objects) if "containers" in m]
+
+
+def containers(objects: list[Object]) -> list[Object]:
+    return [c for pod in pod_specs(objects) for c in [*pod["containers"], *pod.get("initContainers", [])]]
+
+
+def close(schema: Any) -> Any:
+    """A CRD's schema with every object closed: the API server drops unknown fields silently, we refuse them."""
+    if isinstance(schema, list):
+        return [close(s) for s in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: close(value) for key, value in schema.items()}
+    if (
+        closed.get("type") == "object"
+        and "additionalProperties" not in closed
+        and not closed.get("x-kubernetes-preserve-unknown-fields")
+    ):
+        closed["additionalProperties"] = False
+    return closed
+
+
+@cache
+def ray_validator(kind: str) -> jsonschema.Draft202012Validator:
+    path = CRDS / f"ray.io_{kind.lower()}s.yaml"
+    if not path.exists():
+        pytest.skip(f"KubeRay's schemas are not beside the repository: no {CRDS}")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the pure-Python loader takes ten times as long
+    crd = yaml.load(path.read_text(), loader)
+    (version,) = (v for v in crd["spec"]["versions"] if v["name"] == "v1")
+    schema = close(version["schema"]["openAPIV3Schema"])
+    schema["properties"]["metadata"] = {"type": "object"}  # ObjectMeta: the API server's, not the CRD's
+    return jsonschema.Draft202012Validator(schema)
+
+
+def problems(obj: Object) -> list[str]:
+    if obj["apiVersion"] == "ray.io/v1":
+        return [f"{e.json_path}: {e.message}" for e in ray_validator(obj["kind"]).iter_errors(obj)]
+    try:
+        kubernetes_validate.validate(obj, KUBERNETES, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return [error.message]
+    return []
+
+
+def locked(package: str) -> str:
+    (version,) = re.findall(rf"(?m)^{package}==(\S+)", (ROOT / "requirements.lock").read_text())
+    return version
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_object_passes_its_schema_strictly(name: str) -> None:
+    found = {f"{o['kind']}/{o['metadata']['name']}": problems(o) for o in render(name)}
+    assert not {k: v for k, v in found.items() if v}
+    assert {"RayCluster/unfreeze", "RayJob/sweep", "Deployment/mlflow", "StatefulSet/postgres"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("RayCluster", ["spec"]),
+        ("RayCluster", ["spec", "workerGroupSpecs", 0, "template", "spec", "containers", 0]),
+        ("RayCluster", ["spec", "headGroupSpec", "template", "metadata"]),
+        ("RayJob", ["spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "securityContext"]),
+        ("Deployment", ["spec", "template", "spec", "containers", 0]),
+        ("StatefulSet", ["spec", "volumeClaimTemplates", 0, "spec"]),
+    ],
+)
+def test_the_check_refuses_an_unknown_field(kind: str, path: list[str | int]) -> None:
+    obj = one("base", kind)
+    node: Any = obj
+    for key in path:
+        node = node.setdefault(key, {}) if isinstance(node, dict) else node[key]
+    node["replcas"] = {}
+    assert any("replcas" in p for p in problems(obj))
+
+
+def test_the_check_refuses_a_wrong_type() -> None:
+    job = one("base", "RayJob")
+    job["spec"]["backoffLimit"] = "two"
+    assert any("backoffLimit" in p for p in problems(job))
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_ray_is_the_locked_version_everywhere(name: str) -> None:
+    version = locked("ray")
+    assert one(name, "RayCluster")["spec"]["rayVersion"] == version
+    ours = {c["image"] for c in containers(render(name)) if "unfreeze" in c["image"]}
+    assert ours
+    assert all(re.fullmatch(rf"\S*unfreeze:ray-{re.escape(version)}(-\S+)?", image) for image in ours), ours
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_the_sweep_runs_on_a_copy_of_the_cluster(name: str) -> None:
+    """An overlay that patches the RayCluster and forgets its replacement would run the sweep on base's pods."""
+    assert one(name, "RayJob")["spec"]["rayClusterSpec"] == one(name, "RayCluster")["spec"]
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_nothing_runs_as_root(name: str) -> None:
+    pods = pod_specs(render(name))
+    assert len(pods) == 7  # MLflow, PostgreSQL, head and worker twice, submitter
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+    for container in containers(render(name)):
+        context = container["securityContext"]
+        assert "runAsUser" not in context
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_requests_equal_limits(name: str) -> None:
+    for container in containers(render(name)):
+        assert container["resources"]["requests"] == container["resources"]["limits"], container["name"]
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_secret_is_referenced_by_name_and_documented(name: str) -> None:
+    objects = render(name)
+    assert not [o for o in objects if o["kind"] == "Secret"]
+    readme = (K8S / "README.md").read_text()
+    commands = dict(re.findall(r"kubectl create secret generic (\S+) ((?:.*\\\n)*.*)", readme))
+    keys = [m["secretKeyRef"] for m in mappings(objects) if "secretKeyRef" in m]
+    whole = [m["secretRef"] for m in mappings(objects) if "secretRef" in m]
+    assert keys
+    assert whole
+    assert {s["name"] for s in [*keys, *whole]} == set(commands)
+    for key in keys:
+        assert f"--from-literal={key['key']}=" in commands[key["name"]]
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_the_sweep_reaches_mlflow(name: str) -> None:
+    """A host that MLflow does not list exactly, port and all, is answered 403."""
+    (uri,) = re.findall(r"tracking\.uri=(\S+)", one(name, "RayJob")["spec"]["entrypoint"])
+    server = one(name, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    (allowed,) = (a.removeprefix("--allowed-hosts=") for a in server["args"] if a.startswith("--allowed-hosts="))
+    assert urlsplit(uri).netloc in allowed.split(",")
+    ports = {
+        (o["metadata"]["name"], p["port"]) for o in render(name) if o["kind"] == "Service" for p in o["spec"]["ports"]
+    }
+    assert (urlsplit(uri).hostname, urlsplit(uri).port) in ports
