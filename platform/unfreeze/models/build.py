@@ -57,7 +57,7 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path) -> Ba
         _load_weights(module, path, classifier)
     _check_finite(module)
     module.eval()
-    image_size = config.image_size or cfg["input_size"][-1]
+    image_size = input_size(config)
     facts = ModelFacts(
         name=config.name,
         digest=weights_digest(module, leave_out=classifier),
@@ -67,6 +67,19 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path) -> Ba
         create_kwargs={**kwargs, "num_classes": num_classes},
     )
     return BaseModel(module, InputSpec(image_size, tuple(cfg["mean"]), tuple(cfg["std"])), facts, classifier)
+
+
+def input_size(config: ModelConfig) -> int:
+    """Side of the model's input in px, known without building it.
+
+    Raises:
+        ModelError: timm knows no such model.
+    """
+    if config.image_size is not None:
+        return config.image_size
+    if not timm.is_model(config.name):
+        raise ModelError(_explain_create(config, ValueError("unknown")))
+    return timm.get_pretrained_cfg(config.name).input_size[-1]
 
 
 def init_classifier(module: nn.Module, names: tuple[str, ...], *, seed: int) -> None:
@@ -141,7 +154,9 @@ def _explain_create(config: ModelConfig, error: Exception) -> str:
     if not timm.is_model(config.name):
         near = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
         return f"timm knows no model {config.name!r}" + (f"; some that are near: {', '.join(near)}" if near else "")
-    return f"timm could not create model.name={config.name!r} with {config.kwargs} and weights={config.weights!r}: {error}"
+    return (
+        f"timm could not create model.name={config.name!r} with {config.kwargs} and weights={config.weights!r}: {error}"
+    )
 
 
 def parameter_dict(module: nn.Module, names: list[str]) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""The embedded default model, its weights and the recipe that made them."""
