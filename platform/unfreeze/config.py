@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,10 +25,6 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # A typo is an error, and so is a value of another type ("3" for 3): nothing is guessed.
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
-DATASETS = ("digits", "folder", "cifar10", "cifar100", "flowers102", "pet")
-SPACES = ("components", "depth", "blocks")
-SCORES = ("reference", "in_situ", "uniform", "reversed")
-
 
 @dataclass(kw_only=True, slots=True)
 class SweepConfig:
@@ -41,7 +38,7 @@ class ModelConfig:
     __pydantic_config__ = _STRICT
     name: str = "unfreeze_tiny"  # any timm Vision Transformer
     weights: str | None = None  # .safetensors or .pth file, local or s3://; null: the weights timm knows for `name`
-    image_size: Annotated[int, Field(ge=8)] | None = None  # px; null: the model's own. Position embeddings are resampled
+    image_size: Annotated[int, Field(ge=8)] | None = None  # px; null: the model's own
     kwargs: dict[str, Any] = field(default_factory=dict)  # handed to timm.create_model
 
 
@@ -146,6 +143,16 @@ class TrackingConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class TrialConfig:
+    """The one trial that `sweeps/finetune.py` runs; a sweep does not look at it."""
+
+    __pydantic_config__ = _STRICT
+    selection: str = "all"
+    learning_rate: PositiveFloat = 1e-2
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(kw_only=True, slots=True)
 class Config:
     __pydantic_config__ = _STRICT
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -157,6 +164,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    trial: TrialConfig = field(default_factory=TrialConfig)
 
     def __post_init__(self) -> None:
         workers = self.cluster.workers_per_trial
@@ -167,8 +175,8 @@ class Config:
             )
         if self.data.name != "digits" and self.data.source_path is None:
             raise ValueError(
-                f"data.source_path must name a tree of source-domain images for data={self.data.name}: the pre-pass pairs "
-                f"them with the downstream ones, but got null"
+                f"data.source_path must name a tree of source-domain images for data={self.data.name}, which the "
+                f"pre-pass pairs with the downstream ones, but got null"
             )
         if self.data.name == "folder" and self.data.path is None:
             raise ValueError("data.path must name an image folder (local or s3://) for data=folder, but got null")
@@ -183,12 +191,30 @@ def load_config(raw: DictConfig | Mapping[str, Any]) -> Config:
     try:
         plain = OmegaConf.to_container(raw, resolve=True) if isinstance(raw, DictConfig) else dict(raw)
         # Through JSON, because strict mode takes a list for a tuple and an int for a float from JSON alone.
-        return TypeAdapter(Config).validate_json(json.dumps(plain))
+        return _absolute(TypeAdapter(Config).validate_json(json.dumps(plain)))
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration cannot be resolved: {error}") from error
     except ValidationError as error:
         problems = "\n".join(f"  {line}" for line in dict.fromkeys(_describe(item) for item in error.errors()))
         raise ConfigError(f"the configuration has problems, nothing was started:\n{problems}") from None
+
+
+def _absolute(config: Config) -> Config:
+    """Local paths made absolute: Ray's workers and Tune's trials run in other folders than the command."""
+    config.storage = _absolute_path(config.storage)
+    config.data.cache_dir = _absolute_path(config.data.cache_dir)
+    for section, name in ((config.data, "path"), (config.data, "source_path"), (config.model, "weights")):
+        value = getattr(section, name)
+        if value is not None and value != "random":
+            setattr(section, name, _absolute_path(value))
+    scheme = "sqlite:///"
+    if config.tracking.uri is not None and config.tracking.uri.startswith(scheme):
+        config.tracking.uri = scheme + _absolute_path(config.tracking.uri.removeprefix(scheme))
+    return config
+
+
+def _absolute_path(location: str) -> str:
+    return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -217,7 +243,9 @@ def _describe(item: Any) -> str:
         known = _keys_at(path[:-1])
         near = difflib.get_close_matches(path[-1], known, n=1)
         where = ".".join(path[:-1])
-        hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"{where or 'there'} has {', '.join(known)}"
+        hint = (
+            f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"{where or 'there'} has {', '.join(known)}"
+        )
         return f"{name}: unknown option; {hint}"
     if item["type"] == "value_error":
         return f"{name}: {item['ctx']['error']}"

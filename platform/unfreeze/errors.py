@@ -2,7 +2,7 @@
 
 
 class UnfreezeError(ValueError):
-    """Base of every error that the user, not the developer, must fix; the entry scripts print it without a traceback."""
+    """Base of every error that the user, not the developer, must fix; printed without a traceback."""
 
 
 class ConfigError(UnfreezeError):
@@ -39,3 +39,7 @@ class BudgetError(UnfreezeError):
 
 class ClusterError(UnfreezeError):
     """The cluster cannot give what the sweep asks for."""
+
+
+class SweepInterrupted(Exception):
+    """The sweep was stopped before its end; what finished is kept and the same command goes on."""

@@ -22,7 +22,7 @@ def unfreeze_only(model: nn.Module, selection: Selection, *, train_head: bool) -
     wanted = selection.groups | ({"head"} if train_head else frozenset())
     trained = {name for group in wanted for name in groups.get(group, ())}
     if not trained:
-        raise SelectionError(f"selection {str(selection)!r} with finetune.train_head=false trains nothing; unfreeze a part")
+        raise SelectionError(f"selection {str(selection)!r} with finetune.train_head=false trains nothing")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
         if name not in trained:

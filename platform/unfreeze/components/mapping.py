@@ -1,7 +1,7 @@
 """timm parameter → component: each parameter of the model belongs to exactly one group, or we stop with the names.
 
-A group is ``"<block>.<component>"`` (``"3.mha"``), ``"embed"`` or ``"head"``. Matching is by whole dotted prefixes, never
-by substring.
+A group is ``"<block>.<component>"`` (``"3.mha"``), ``"embed"`` or ``"head"``. Matching is by whole dotted prefixes,
+never by substring.
 """
 
 from collections.abc import Iterator
@@ -84,11 +84,16 @@ def check_supported(model: nn.Module) -> None:
     for index, block in enumerate(blocks):
         kind = type(block).__name__
         if not isinstance(block, _PRE_NORM_BLOCKS):
-            reason = _REASONS.get(kind, f"its block {index} is a {kind}, whose components are not known to be LN1, MHA, LN2, FC1, FC2")
+            reason = _REASONS.get(
+                kind, f"its block {index} is a {kind}, whose components are not known to be LN1, MHA, LN2, FC1, FC2"
+            )
             raise ModelError(f"{name} is not supported: {reason}; {supported}")
         has_fc1 = hasattr(block.mlp, "fc1") or hasattr(block.mlp, "fc1_g")
         if not has_fc1 or not hasattr(block.mlp, "fc2"):
-            raise ModelError(f"{name} is not supported: the MLP of its block {index}, a {type(block.mlp).__name__}, has no FC1 and FC2; {supported}")
+            raise ModelError(
+                f"{name} is not supported: the MLP of its block {index}, a {type(block.mlp).__name__}, has no FC1 "
+                f"and FC2; {supported}"
+            )
 
 
 def group_of(parameter_name: str) -> str | None:
@@ -116,10 +121,14 @@ def group_parameters(model: nn.Module) -> dict[str, list[str]]:
         else:
             groups.setdefault(group, []).append(name)
     if unknown:
-        raise ModelError(f"{type(model).__name__} has parameters that belong to no known component: {', '.join(unknown)}")
+        raise ModelError(
+            f"{type(model).__name__} has parameters that belong to no known component: {', '.join(unknown)}"
+        )
     missing = [f"{b}.{c}" for b in range(len(model.blocks)) for c in COMPONENTS if f"{b}.{c}" not in groups]  # type: ignore[arg-type]
     if missing:
-        raise ModelError(f"{type(model).__name__} has no parameters for {', '.join(missing)}; nothing there can be trained")
+        raise ModelError(
+            f"{type(model).__name__} has no parameters for {', '.join(missing)}; nothing there can be trained"
+        )
     return groups
 
 

@@ -37,7 +37,9 @@ def batch_positions(num_images: int, step: int, *, batch_size: int, seed: int) -
     """
     first, last = step * batch_size, (step + 1) * batch_size
     epochs = range(first // num_images, (last - 1) // num_images + 1)
-    order = np.concatenate([np.random.default_rng(derive_seed(seed, "order", e)).permutation(num_images) for e in epochs])
+    order = np.concatenate(
+        [np.random.default_rng(derive_seed(seed, "order", e)).permutation(num_images) for e in epochs]
+    )
     offset = epochs[0] * num_images
     return order[first - offset : last - offset]
 

@@ -120,7 +120,9 @@ def load_source(config: DataConfig, *, image_size: int) -> Part:
     return Part(array, np.arange(len(array)))
 
 
-def _split(raw: _Raw, indices: np.ndarray, share: float, config: DataConfig, purpose: str) -> tuple[np.ndarray, np.ndarray]:
+def _split(
+    raw: _Raw, indices: np.ndarray, share: float, config: DataConfig, purpose: str
+) -> tuple[np.ndarray, np.ndarray]:
     rest, part = stratified_split(
         raw.pool.labels[indices], share, seed=config.split_seed, purpose=purpose, classes=raw.classes
     )
@@ -181,12 +183,13 @@ def _load_torchvision(config: DataConfig, image_size: int) -> _Raw:
     import torchvision.datasets as sets
 
     root = Path(config.path or "~/.cache/unfreeze/torchvision").expanduser()
-    make, parts = {
+    table: dict[str, tuple[Any, tuple[Any, Any, Any]]] = {
         "cifar10": (sets.CIFAR10, ({"train": True}, None, {"train": False})),
         "cifar100": (sets.CIFAR100, ({"train": True}, None, {"train": False})),
         "flowers102": (sets.Flowers102, ({"split": "train"}, {"split": "val"}, {"split": "test"})),
         "pet": (sets.OxfordIIITPet, ({"split": "trainval"}, None, {"split": "test"})),
-    }[config.name]
+    }
+    make, (train, val, test) = table[config.name]
 
     def open_part(arguments: dict[str, Any]) -> Any:
         try:
@@ -205,7 +208,6 @@ def _load_torchvision(config: DataConfig, image_size: int) -> _Raw:
         key = {"set": config.name, **arguments, "size": image_size, "root": str(root)}
         return cached(_cache_dir(config), key, decode)
 
-    train, val, test = parts
     sealed = open_part(test)
     # Flowers102 alone names no classes; its labels are 0 to 101.
     classes = tuple(getattr(sealed, "classes", [str(label) for label in range(102)]))

@@ -88,7 +88,9 @@ def fingerprint(root: Path, files: Sequence[str]) -> list[list[Any]]:
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
-def decode_files(root: Path, files: Sequence[str], labels: Sequence[int], *, size: int, max_bad_share: float) -> ImageArray:
+def decode_files(
+    root: Path, files: Sequence[str], labels: Sequence[int], *, size: int, max_bad_share: float
+) -> ImageArray:
     """Decode ``files`` to squares: short side resized, centre cropped.
 
     The side is ``size`` px, or the largest short side among the images when all are smaller: enlarging is left to the

@@ -45,10 +45,14 @@ def stratified_subset(labels: np.ndarray, num_images: int | None, *, seed: int, 
         return np.arange(len(labels))
     present = np.unique(labels)
     if num_images < len(present):
-        raise DataError(f"{purpose}: {num_images} images cannot hold one of each of {len(present)} classes; raise the limit")
+        raise DataError(
+            f"{purpose}: {num_images} images cannot hold one of each of {len(present)} classes; raise the limit"
+        )
     queues = {label: _rng(seed, purpose, int(label)).permutation(np.flatnonzero(labels == label)) for label in present}
     # Round-robin over the classes: the k-th image of every class before the k+1-th of any.
-    ranked = sorted((rank, int(label), int(index)) for label, queue in queues.items() for rank, index in enumerate(queue))
+    ranked = sorted(
+        (rank, int(label), int(index)) for label, queue in queues.items() for rank, index in enumerate(queue)
+    )
     return np.sort(np.array([index for _, _, index in ranked[:num_images]]))
 
 

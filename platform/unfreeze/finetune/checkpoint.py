@@ -1,4 +1,4 @@
-"""Delta checkpoints: what a trial changed, its optimizer state and its position, as safetensors. Nothing is unpickled."""
+"""Delta checkpoints: what a trial changed, its optimizer state and position, as safetensors. Nothing is unpickled."""
 
 import json
 from dataclasses import dataclass
@@ -51,7 +51,9 @@ class Checkpoint:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             meta = json.loads(header["__metadata__"]["unfreeze"])
         except (SafetensorError, ValueError, KeyError) as error:
-            raise CheckpointError(f"the checkpoint is damaged ({error}); delete it and the trial starts over") from error
+            raise CheckpointError(
+                f"the checkpoint is damaged ({error}); delete it and the trial starts over"
+            ) from error
         if meta["base_digest"] != base_digest:
             raise CheckpointError(
                 f"the checkpoint was made on base weights {meta['base_digest'][:12]}…, this model's are "
@@ -74,10 +76,17 @@ class Checkpoint:
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
     """The optimizer's state by parameter name; ``names`` in the order the parameters were given to it."""
     state = optimizer.state_dict()["state"]
-    return {f"{names[i]}.{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items() if value is not None}
+    return {
+        f"{names[i]}.{key}": torch.as_tensor(value)
+        for i, entry in state.items()
+        for key, value in entry.items()
+        if value is not None
+    }
 
 
-def restore(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer | None, names: list[str]) -> None:
+def restore(
+    checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer | None, names: list[str]
+) -> None:
     """Put a checkpoint's tensors back. ``optimizer`` None: weights alone, for evaluation and export.
 
     Raises:

@@ -45,7 +45,9 @@ def evaluate(
         with autocast:
             logits = module(images)
         losses = F.cross_entropy(logits.float(), labels, reduction="sum")
-        sums += torch.stack([(logits.argmax(1) == labels).sum(), torch.tensor(len(labels), device=device), losses]).double()
+        sums += torch.stack(
+            [(logits.argmax(1) == labels).sum(), torch.tensor(len(labels), device=device), losses]
+        ).double()
     sum_over_workers(sums, world_size)
     correct, count, loss = sums.tolist()
     return Evaluation(correct=int(correct), count=int(count), loss=loss / count)

@@ -18,7 +18,8 @@ from unfreeze.data.batches import TrainBatches
 from unfreeze.data.catalog import Dataset
 from unfreeze.finetune.checkpoint import Checkpoint, optimizer_tensors, restore
 from unfreeze.finetune.evaluate import evaluate, sum_over_workers
-from unfreeze.finetune.optim import learning_rate_at, make_optimizer, report_steps
+from unfreeze.finetune.optim import make_optimizer
+from unfreeze.finetune.schedule import learning_rate_at, report_steps, total_steps
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import parameter_dict
 from unfreeze.records import TrialReport, TrialSpec
@@ -86,8 +87,8 @@ def finetune(
         rank=worker.rank,
         world_size=worker.world_size,
     )
-    total_steps = max(1, round(config.epochs * len(data.train) / config.batch_size))
-    validate_after = report_steps(total_steps, config.num_reports)
+    num_steps = total_steps(len(data.train), epochs=config.epochs, batch_size=config.batch_size)
+    validate_after = report_steps(num_steps, config.num_reports)
     autocast = make_autocast(config.precision, device)
     network = DistributedDataParallel(module) if worker.world_size > 1 else module
     micro = config.micro_batch_size or config.batch_size // worker.world_size
@@ -96,11 +97,11 @@ def finetune(
     started = time.perf_counter()
     loss_sum, loss_count = torch.zeros((), device=device), 0
 
-    for step in range(first_step, total_steps):
+    for step in range(first_step, num_steps):
         if step == first_step or step in validate_after:
             module.train()
             torch.manual_seed(derive_seed(trial.seed, "dropout", step, worker.rank))
-        rate = learning_rate_at(step, total_steps=total_steps, peak=trial.learning_rate, warmup_share=config.warmup_share)
+        rate = learning_rate_at(step, num_steps=num_steps, peak=trial.learning_rate, warmup_share=config.warmup_share)
         for group in optimizer.param_groups:
             group["lr"] = rate
         images, labels = batches.get(step)
@@ -127,7 +128,9 @@ def finetune(
             world_size=worker.world_size,
         )
         if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
-            raise Diverged(f"loss became {train_loss} (training) and {validation.loss} (validation) after step {step + 1}")
+            raise Diverged(
+                f"loss became {train_loss} (training) and {validation.loss} (validation) after step {step + 1}"
+            )
         loss_sum, loss_count = torch.zeros((), device=device), 0
         report = TrialReport(
             images_seen=(step + 1) * config.batch_size,
@@ -143,7 +146,7 @@ def finetune(
         yield Progress(
             reports=reports,
             is_best=is_best,
-            is_last=step + 1 == total_steps,
+            is_last=step + 1 == num_steps,
             checkpoint=Checkpoint(
                 spec=trial,
                 base_digest=warm.base.facts.digest,

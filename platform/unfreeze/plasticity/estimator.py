@@ -125,7 +125,7 @@ def _rates(module: nn.Module, modules: list[BlockModules], images: Tensor) -> di
                 watch(index, name, getattr(parts, name))
             for layer in parts.fc1:
                 watch(index, "fc1", layer)
-        first_block = module.blocks[0]  # type: ignore[index]
+        first_block: nn.Module = module.blocks[0]  # type: ignore[index, assignment]
         hooks.callback(first_block.register_forward_pre_hook(lambda _, args: embedded.append(args[0])).remove)
         module.forward_features(images)  # type: ignore[operator]
     x, y = embedded[0].chunk(2)

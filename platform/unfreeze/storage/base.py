@@ -20,7 +20,7 @@ class Storage(Protocol):
         """Create or replace an object. Raises `StorageError`."""
         ...
 
-    def list(self, prefix: str = "") -> list[str]:
+    def keys(self, prefix: str = "") -> list[str]:
         """The keys that start with ``prefix``, sorted."""
         ...
 

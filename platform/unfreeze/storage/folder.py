@@ -38,7 +38,7 @@ class FolderStorage:
                 f"cannot write {self.url(key)}: {error.strerror}; choose another storage=… or mend its permissions"
             ) from error
 
-    def list(self, prefix: str = "") -> list[str]:
+    def keys(self, prefix: str = "") -> list[str]:
         # Walk only the folder the prefix names: a sweep's root holds thousands of objects below other prefixes.
         folder = self._path(prefix.rpartition("/")[0])
         keys = (

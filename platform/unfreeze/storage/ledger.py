@@ -9,7 +9,7 @@ from unfreeze.records import TrialRecord, to_dict, trial_record_from_dict
 from unfreeze.storage.base import Storage, open_storage
 
 # What may differ between two runs of one sweep: where it runs and who watches, never what it computes.
-_FREE_SECTIONS = ("cluster", "tracking")
+_FREE_SECTIONS = ("cluster", "tracking", "trial")
 
 
 class Ledger:
@@ -52,7 +52,7 @@ class Ledger:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial's record, by index."""
-        keys = [key for key in self.storage.list(self._key("trials/")) if key.endswith(".json")]
+        keys = [key for key in self.storage.keys(self._key("trials/")) if key.endswith(".json")]
         records = [trial_record_from_dict(self._parse(key, self.storage.read(key))) for key in keys]
         return sorted(records, key=lambda record: record.spec.index)
 

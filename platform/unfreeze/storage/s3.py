@@ -54,7 +54,7 @@ class S3Storage:
         except (BotoCoreError, ClientError) as error:
             raise self._explain("write", key, error) from error
 
-    def list(self, prefix: str = "") -> list[str]:
+    def keys(self, prefix: str = "") -> list[str]:
         return [key for key, _ in self.fingerprints(prefix)]
 
     def delete(self, key: str) -> None:
@@ -66,7 +66,7 @@ class S3Storage:
     def url(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{key}"
 
-    def fingerprints(self, prefix: str = "") -> list[tuple[str, str]]:  # type: ignore[valid-type]
+    def fingerprints(self, prefix: str = "") -> list[tuple[str, str]]:
         """(key, ETag) of the objects that start with ``prefix``, sorted: tells a changed tree without reading it."""
         try:
             pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -86,5 +86,5 @@ class S3Storage:
 
     def _explain(self, verb: str, key: str, error: Exception) -> StorageError:
         return StorageError(
-            f"cannot {verb} {self.url(key)}: {error}; check the bucket, AWS_ENDPOINT_URL, the region and the credentials"
+            f"cannot {verb} {self.url(key)}: {error}; check bucket, AWS_ENDPOINT_URL, region and credentials"
         )

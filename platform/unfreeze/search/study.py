@@ -1,0 +1,123 @@
+"""The planner as a Ray Tune searcher. Optuna's study here is a view: what it knows, the ledger knew first."""
+
+import logging
+from typing import Any
+
+import optuna
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from unfreeze.components.selection import parse_selection
+from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict
+from unfreeze.search.planner import Planner, observed_value
+from unfreeze.slots.board import LOST
+from unfreeze.storage.ledger import Ledger
+
+logger = logging.getLogger(__name__)
+
+METRIC = "best_val_accuracy"
+
+
+class PlannedSampler(optuna.samplers.BaseSampler):
+    """Hands Optuna the parameters the planner chose."""
+
+    def __init__(self) -> None:
+        self.params: dict[str, Any] = {}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        return {}
+
+    def sample_relative(self, study: optuna.Study, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(self, study: optuna.Study, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        return self.params[param_name]
+
+
+class PlannedSearch(OptunaSearch):
+    """Suggests what the planner plans; final trials of the ledger are not run again, interrupted ones are taken up.
+
+    ``suggest`` answers None while a trial's predecessors are still running: Tune asks again.
+    """
+
+    def __init__(self, planner: Planner, ledger: Ledger) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._plan_sampler = PlannedSampler()
+        super().__init__(space=planner.space.distributions, metric=METRIC, mode="max", sampler=self._plan_sampler)
+        self._planner = planner
+        self._ledger = ledger
+        records = {record.spec.index: record for record in ledger.trials()}
+        self._recorded = {index: record.spec for index, record in records.items()}
+        self._final = {index: record for index, record in records.items() if record.state.is_final}
+        self._planned: dict[int, TrialSpec] = {}
+        self._by_tune_id: dict[str, TrialSpec] = {}
+        self._next_index = 0
+        self.abandoned: str | None = None  # why nothing more is tried: no slot is left
+        for index in sorted(self._final):
+            self._mirror_final(self._final[index])
+
+    @property
+    def max_trials(self) -> int:
+        return self._planner.max_trials
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every trial the planner wants has an outcome."""
+        index = len(self._planned)
+        if not self._planner.is_ready(index, self._final) or any(i not in self._final for i in self._planned):
+            return False
+        return self._planner.plan(index, self._final, self._planned) is None
+
+    @property
+    def final(self) -> dict[int, TrialRecord]:
+        """Final records by index."""
+        return self._final
+
+    def suggest(self, trial_id: str) -> Any:
+        while True:
+            if self.abandoned:
+                return Searcher.FINISHED
+            index = self._next_index
+            if not self._planner.is_ready(index, self._final):
+                return None
+            spec = self._recorded.get(index) or self._planner.plan(index, self._final, self._planned)
+            if spec is None:
+                return Searcher.FINISHED
+            self._planned[index] = spec
+            self._next_index += 1
+            if index not in self._final:
+                break
+        self._by_tune_id[trial_id] = spec
+        selection = parse_selection(spec.selection, num_blocks=self._planner.space.model.num_blocks)
+        self._plan_sampler.params = self._planner.space.params(selection, spec.learning_rate)
+        super().suggest(trial_id)
+        return {"trial": to_dict(spec)}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Read the outcome from the ledger; a trial that failed without leaving one there is recorded."""
+        spec = self._by_tune_id[trial_id]
+        outcome = result or {}
+        if outcome.get("state") == LOST:
+            self.abandoned = outcome["error"]
+        record = self._ledger.trial(spec.trial_id)
+        if record is None or not record.state.is_final:
+            if not error and outcome.get("state") != TrialState.FAILED:
+                return  # interrupted: its checkpoint stands, the next run of the sweep goes on with it
+            reason = outcome.get("error") or "Tune lost the trial; see Ray's logs"
+            record = TrialRecord(
+                spec=spec, state=TrialState.FAILED, reports=record.reports if record else (), error=reason
+            )
+            self._ledger.write_trial(record)
+        if record.error:
+            logger.warning("%s (%s) %s: %s", spec.trial_id, spec.selection, record.state, record.error)
+        self._final[spec.index] = record
+        value = observed_value(record)
+        state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
+        self._ot_study.tell(self._ot_trials[trial_id], value, state=state)
+        self._completed_trials.add(trial_id)
+
+    def _mirror_final(self, record: TrialRecord) -> None:
+        selection = parse_selection(record.spec.selection, num_blocks=self._planner.space.model.num_blocks)
+        value = observed_value(record)
+        params = self._planner.space.params(selection, record.spec.learning_rate)
+        self.add_evaluated_point(params, value if value is not None else 0.0, error=value is None)

@@ -1,0 +1,220 @@
+"""The board: an async actor where Tune's trials post jobs and slots take them. Slots pull, so any number of them may
+exist, start late, or die."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+# A job that took this many slots down with it is given up; more would only burn accelerators.
+_MAX_ATTEMPTS = 3
+# The state of a job that no slot is left to run: not the trial's fault, so nothing is recorded and it runs next time.
+LOST = "lost"
+# The state of a cancelled job: its last checkpoint stands and it goes on next time.
+INTERRUPTED = "interrupted"
+
+
+@dataclass(slots=True)
+class _Job:
+    trial: dict[str, Any]
+    attempt: int = 0  # times a slot took it
+    slot: str | None = None
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    outcome: dict[str, Any] | None = None
+    followers: set[str] = field(default_factory=set)
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class _Slot:
+    last_heard: float
+    job_id: str | None = None
+
+
+class Board:
+    """Jobs, slots and the messages between them. All in memory: the ledger is what survives.
+
+    Every message of a slot names the attempt it speaks of, so a slot that was given up and comes back late cannot touch
+    the run that replaced it.
+    """
+
+    def __init__(self, heartbeat_timeout_s: float) -> None:
+        self._timeout_s = heartbeat_timeout_s
+        self._jobs: dict[str, _Job] = {}
+        self._queue: list[str] = []
+        self._slots: dict[str, _Slot] = {}
+        self._expected_slots: set[str] | None = None
+        self._last_loss = ""
+        self._closed = False
+        self._changed = asyncio.Condition()
+        self._reaper: asyncio.Task | None = None
+
+    # --- the trials' side -------------------------------------------------------------------------------------------
+
+    async def submit(self, job_id: str, trial: dict[str, Any], follower: str) -> None:
+        """Queue a job on behalf of ``follower``; a job that is already known only gains a follower."""
+        known = self._jobs.get(job_id)
+        if known is not None:
+            known.followers.add(follower)
+            return
+        self._jobs[job_id] = _Job(trial, followers={follower})
+        self._queue.append(job_id)
+        self._drop_if_no_slot_is_left()
+        await self._announce()
+
+    async def follow(self, job_id: str, seen: int, wait_s: float) -> dict[str, Any]:
+        """Reports beyond the first ``seen`` and the outcome, once there is either; both empty after ``wait_s``."""
+        job = self._jobs[job_id]
+        await self._wait(lambda: len(job.reports) > seen or job.outcome is not None, wait_s)
+        return {"reports": job.reports[seen:], "outcome": job.outcome}
+
+    async def leave(self, job_id: str, follower: str) -> None:
+        """A follower loses interest. When the last one has, a queued job never starts, a running one ends at its next
+        report.
+
+        Tune may start a new actor for a trial and then hand the trial to a cached one (``reuse_actors``): the one that
+        goes away must not take the job of the other with it.
+        """
+        job = self._jobs[job_id]
+        job.followers.discard(follower)
+        if job.followers:
+            return
+        job.cancelled = True
+        if job.outcome is None and job_id in self._queue:
+            self._queue.remove(job_id)
+            job.outcome = {"state": INTERRUPTED}
+        await self._announce()
+
+    # --- the slots' side --------------------------------------------------------------------------------------------
+
+    async def join(self, slot_id: str) -> None:
+        """A slot's workers are up, perhaps again: whatever they held before is queued anew."""
+        if self._reaper is None:
+            self._reaper = asyncio.create_task(self._reap())
+        await self._release(slot_id, "its worker group was restarted")
+        self._slots[slot_id] = _Slot(last_heard=time.monotonic())
+        await self._announce()
+
+    async def take(self, slot_id: str, wait_s: float) -> dict[str, Any]:
+        """The next job as ``{"job": …}``, ``{"job": None}`` after ``wait_s``, or ``{"closed": True}``."""
+        self._hear(slot_id)
+        await self._wait(lambda: self._queue or self._closed, wait_s)
+        if self._closed:
+            return {"closed": True}
+        if not self._queue or slot_id not in self._slots:
+            return {"job": None}
+        job_id = self._queue.pop(0)
+        job = self._jobs[job_id]
+        job.attempt += 1
+        job.slot = slot_id
+        self._slots[slot_id].job_id = job_id
+        return {"job": {"job_id": job_id, "trial": job.trial, "attempt": job.attempt}}
+
+    async def push(self, slot_id: str, job_id: str, attempt: int, reports: list[dict[str, Any]]) -> bool:
+        """Set a job's reports (all so far); False: stop, the job was cancelled or given to another slot."""
+        self._hear(slot_id)
+        job = self._jobs[job_id]
+        if not self._is_current(job, slot_id, attempt):
+            return False
+        # A resumed job repeats nothing: its followers have seen a prefix of these.
+        if len(reports) > len(job.reports):
+            job.reports = reports
+        await self._announce()
+        return not job.cancelled
+
+    async def finish(self, slot_id: str, job_id: str, attempt: int, outcome: dict[str, Any]) -> None:
+        """A job is over; its slot is free."""
+        self._hear(slot_id)
+        job = self._jobs[job_id]
+        if self._is_current(job, slot_id, attempt):
+            job.outcome = outcome
+            self._slots[slot_id].job_id = None
+        await self._announce()
+
+    async def heartbeat(self, slot_id: str) -> None:
+        self._hear(slot_id)
+
+    # --- the pool's side --------------------------------------------------------------------------------------------
+
+    async def expect(self, slot_ids: list[str]) -> None:
+        """Which slots there should be; when the last is lost, waiting jobs end as lost instead of waiting for ever."""
+        self._expected_slots = set(slot_ids)
+
+    async def lose(self, slot_id: str, reason: str) -> None:
+        """A slot will not come back."""
+        self._last_loss = reason
+        if self._expected_slots is not None:
+            self._expected_slots.discard(slot_id)
+        await self._release(slot_id, reason)
+        self._slots.pop(slot_id, None)
+        self._drop_if_no_slot_is_left()
+        await self._announce()
+
+    async def status(self) -> dict[str, Any]:
+        """Slots that are up, jobs waiting, jobs running."""
+        running = [job_id for job_id, job in self._jobs.items() if job.slot and job.outcome is None]
+        return {"slots": sorted(self._slots), "queued": list(self._queue), "running": running}
+
+    async def close(self) -> None:
+        """Send every slot home."""
+        self._closed = True
+        if self._reaper is not None:
+            self._reaper.cancel()
+        await self._announce()
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    async def _reap(self) -> None:
+        """Take the job from a slot that fell silent. Should it speak again, it is behind by an attempt and stops."""
+        while True:
+            await asyncio.sleep(self._timeout_s / 4)
+            now = time.monotonic()
+            for slot_id, slot in list(self._slots.items()):
+                if slot.job_id is not None and now - slot.last_heard > self._timeout_s:
+                    await self._release(slot_id, f"no sign of life for {self._timeout_s:.0f} s")
+                    await self._announce()
+
+    async def _release(self, slot_id: str, reason: str) -> None:
+        slot = self._slots.get(slot_id)
+        if slot is None or slot.job_id is None:
+            return
+        job_id, slot.job_id = slot.job_id, None
+        job = self._jobs[job_id]
+        if job.outcome is not None:
+            return
+        job.slot = None
+        logger.warning("%s lost %s (attempt %d): %s", slot_id, job_id, job.attempt, reason)
+        if job.cancelled:
+            job.outcome = {"state": INTERRUPTED}
+        elif job.attempt >= _MAX_ATTEMPTS:
+            job.outcome = {"state": "failed", "error": f"given up after {job.attempt} attempts: {reason}"}
+        else:
+            self._queue.insert(0, job_id)  # first in line: its checkpoint is the furthest
+
+    def _drop_if_no_slot_is_left(self) -> None:
+        if self._expected_slots is None or self._expected_slots:
+            return
+        while self._queue:
+            job = self._jobs[self._queue.pop(0)]
+            job.outcome = {"state": LOST, "error": f"no slot is left to run it: {self._last_loss}"}
+
+    def _is_current(self, job: _Job, slot_id: str, attempt: int) -> bool:
+        return job.outcome is None and job.slot == slot_id and job.attempt == attempt
+
+    def _hear(self, slot_id: str) -> None:
+        if slot_id in self._slots:
+            self._slots[slot_id].last_heard = time.monotonic()
+
+    async def _announce(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait(self, condition: Any, wait_s: float) -> None:
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait_for(condition), wait_s)
+            except TimeoutError:
+                return

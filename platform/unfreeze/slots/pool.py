@@ -1,0 +1,93 @@
+"""The pool: starts the slots as Ray Train runs and notices when one is gone for good."""
+
+import logging
+import tempfile
+import threading
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from unfreeze.config import Config
+from unfreeze.slots.worker import serve
+from unfreeze.storage.ledger import Ledger
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_TIMEOUT_S = 30.0
+
+
+class SlotPool:
+    """``num_slots`` worker groups around one board; a context manager.
+
+    Each `TorchTrainer.fit` blocks, so each has a thread of its own here; the work itself is in Ray's processes.
+    """
+
+    def __init__(self, config: Config, ledger: Ledger, board: Any, *, num_slots: int, num_classes: int) -> None:
+        self._config = config
+        self._board = board
+        self._slot_ids = [f"slot-{number}" for number in range(num_slots)]
+        self._ledger = ledger
+        self._num_classes = num_classes
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+
+    def __enter__(self) -> "SlotPool":
+        ray.get(self._board.expect.remote(self._slot_ids))
+        for slot_id in self._slot_ids:
+            thread = threading.Thread(target=self._keep, args=(slot_id,), name=slot_id, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        ray.get(self._board.close.remote())
+        self._closed = True
+        if kind is None:  # after an error nobody waits: leaving the cluster ends the slots
+            for thread in self._threads:
+                thread.join(_CLOSE_TIMEOUT_S)
+
+    def _keep(self, slot_id: str) -> None:
+        """Run one slot until it goes home or fails more often than allowed."""
+        cluster = self._config.cluster
+        arguments = {
+            "slot_id": slot_id,
+            "board": self._board,
+            "ledger": self._ledger,
+            "config": self._config,
+            "num_classes": self._num_classes,
+        }
+        resources = {"CPU": cluster.cpus_per_worker}
+        if cluster.gpus_per_worker:
+            resources["GPU"] = cluster.gpus_per_worker
+        # Train wants a place for its own state; we report it no checkpoints, so a local folder does on any cluster.
+        with tempfile.TemporaryDirectory(prefix="unfreeze-train-", ignore_cleanup_errors=True) as folder:
+            trainer = TorchTrainer(
+                serve,
+                train_loop_config=arguments,
+                scaling_config=ScalingConfig(
+                    num_workers=cluster.workers_per_trial,
+                    use_gpu=cluster.gpus_per_worker > 0,
+                    resources_per_worker=resources,
+                ),
+                run_config=RunConfig(
+                    name=f"{self._config.sweep.name}-{slot_id}",
+                    storage_path=folder,
+                    # The defaults retry controller and preemption failures for ever.
+                    failure_config=FailureConfig(
+                        max_failures=cluster.max_slot_failures,
+                        controller_failure_limit=cluster.max_slot_failures,
+                        max_preemption_failures=100,
+                    ),
+                ),
+            )
+            try:
+                trainer.fit()
+                reason = "it went home"
+            except Exception as error:  # whatever Train raises, the slot is gone and its job must go elsewhere
+                reason = f"{type(error).__name__}: {error}"
+        if self._closed:  # Ray may be shut down by now, and any call would start it again
+            return
+        logger.error("%s is lost: %s", slot_id, reason)
+        ray.get(self._board.lose.remote(slot_id, reason))

@@ -1,0 +1,202 @@
+"""What a slot's Ray Train workers run: take a job, train it, report it, take the next. Model and data stay warm."""
+
+import logging
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from unfreeze.config import Config
+from unfreeze.data.catalog import Dataset, load_train_val
+from unfreeze.errors import UnfreezeError
+from unfreeze.finetune.checkpoint import Checkpoint
+from unfreeze.finetune.cutoff import misses_cutoff
+from unfreeze.finetune.loop import Diverged, Worker, finetune
+from unfreeze.finetune.warm import WarmModel
+from unfreeze.models.build import build_model
+from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict, trial_spec_from_dict
+from unfreeze.slots.board import INTERRUPTED
+from unfreeze.storage.ledger import Ledger
+
+logger = logging.getLogger(__name__)
+
+# How long rank 0 waits on the board before the other ranks hear from it again; far below any collective's timeout.
+_POLL_S = 20.0
+_HEARTBEAT_S = 5.0
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What stays in this process from one trial to the next."""
+
+    slot_id: str
+    worker: Worker
+    board: Any
+    ledger: Ledger
+    config: Config
+    warm: WarmModel
+    data: Dataset
+
+    @property
+    def is_leader(self) -> bool:
+        return self.worker.rank == 0
+
+
+def serve(arguments: dict[str, Any]) -> None:
+    """A Ray Train loop function: serve jobs until the board closes.
+
+    ``arguments``: ``slot_id``, ``board`` (actor handle), ``ledger``, ``config``, ``num_classes``.
+    """
+    slot = _warm_up(**arguments)
+    if slot.is_leader:
+        ray.get(slot.board.join.remote(slot.slot_id))
+        threading.Thread(target=_beat, args=(slot.board, slot.slot_id), daemon=True).start()
+    while True:
+        job = _next_job(slot)
+        if job is None:
+            return
+        _run(slot, job)
+
+
+def _warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config, num_classes: int) -> _Slot:
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
+    cache_dir = Path(config.data.cache_dir).expanduser()
+    base = build_model(config.model, num_classes=num_classes, cache_dir=cache_dir)
+    return _Slot(
+        slot_id=slot_id,
+        worker=Worker(rank=context.get_world_rank(), world_size=context.get_world_size()),
+        board=board,
+        ledger=ledger,
+        config=config,
+        warm=WarmModel(base, device),
+        data=load_train_val(config.data, image_size=base.spec.image_size),
+    )
+
+
+def _beat(board: Any, slot_id: str) -> None:
+    """Signs of life, so that a long epoch is not taken for a dead slot."""
+    pause = threading.Event()
+    while not pause.wait(_HEARTBEAT_S):
+        board.heartbeat.remote(slot_id)
+
+
+def _next_job(slot: _Slot) -> dict[str, Any] | None:
+    """The next job, the same on every rank; None when the board has closed."""
+    while True:
+        answer = ray.get(slot.board.take.remote(slot.slot_id, _POLL_S)) if slot.is_leader else None
+        answer = _agree(slot, answer)
+        if answer.get("closed"):
+            return None
+        if answer["job"] is not None:
+            return answer["job"]
+
+
+def _run(slot: _Slot, job: dict[str, Any]) -> None:
+    """Train one job to its end; whatever happens, the slot lives on and the ledger knows."""
+    trial = trial_spec_from_dict(job["trial"])
+    written = slot.ledger.trial(trial.trial_id)
+    if written is not None and written.state.is_final:  # the slot that ran it died between the ledger and the board
+        _finish(slot, job, written)
+        return
+    record = TrialRecord(spec=trial, state=TrialState.RUNNING, slot=slot.slot_id, attempts=job["attempt"])
+    try:
+        record = _train(slot, trial, record, job)
+    except Diverged as error:
+        record = replace(_last_written(slot, record), state=TrialState.DIVERGED, error=str(error))
+    except (UnfreezeError, RuntimeError) as error:  # RuntimeError: out of memory and other device errors
+        if slot.worker.world_size > 1:
+            raise  # the other ranks wait in a collective; only a restarted group is in step again
+        logger.exception("%s failed", trial.trial_id)
+        record = replace(_last_written(slot, record), state=TrialState.FAILED, error=f"{type(error).__name__}: {error}")
+    if record.state.is_final and slot.is_leader:
+        slot.ledger.write_trial(record)
+        slot.ledger.delete(_checkpoint_key(trial, "last"))
+    _finish(slot, job, record)
+
+
+def _finish(slot: _Slot, job: dict[str, Any], record: TrialRecord) -> None:
+    if slot.is_leader:
+        state = str(record.state) if record.state.is_final else INTERRUPTED
+        outcome = {"state": state, "error": record.error}
+        ray.get(slot.board.finish.remote(slot.slot_id, job["job_id"], job["attempt"], outcome))
+
+
+def _train(slot: _Slot, trial: TrialSpec, record: TrialRecord, job: dict[str, Any]) -> TrialRecord:
+    """Drive the loop: write checkpoint and record at each report, then ask whether to go on."""
+    resume = _read_checkpoint(slot, trial)
+    if resume is not None:
+        previous = slot.ledger.trial(trial.trial_id)
+        record = replace(record, attempts=(previous.attempts if previous else 0) + 1, reports=resume.reports)
+    if slot.is_leader:
+        slot.ledger.write_trial(record)
+    progress_of = finetune(
+        slot.warm,
+        slot.data,
+        trial,
+        slot.config.finetune,
+        augment=slot.config.data.augment,
+        resume=resume,
+        worker=slot.worker,
+    )
+    for progress in progress_of:
+        go_on = True
+        stopped = misses_cutoff(progress.reports, trial.stop_below)
+        if slot.is_leader:
+            key = _checkpoint_key(trial, "best")
+            if progress.is_best:
+                slot.ledger.write_bytes(key, replace(progress.checkpoint, optimizer={}).to_bytes())
+            if not (progress.is_last or stopped):
+                slot.ledger.write_bytes(_checkpoint_key(trial, "last"), progress.checkpoint.to_bytes())
+            record = replace(
+                record, reports=progress.reports, checkpoint=key, trainable_parameters=_num_trainable(slot)
+            )
+            slot.ledger.write_trial(record)
+            reports = [to_dict(report) for report in progress.reports]
+            go_on = ray.get(slot.board.push.remote(slot.slot_id, job["job_id"], job["attempt"], reports))
+        go_on = _agree(slot, go_on)
+        if stopped:
+            return replace(record, state=TrialState.STOPPED)
+        if not go_on:  # cancelled, or given to another slot: the record stays open for whoever goes on
+            return record
+    return replace(record, state=TrialState.FINISHED)
+
+
+def _num_trainable(slot: _Slot) -> int:
+    return sum(p.numel() for p in slot.warm.module.parameters() if p.requires_grad)
+
+
+def _last_written(slot: _Slot, record: TrialRecord) -> TrialRecord:
+    """The record with the reports so far, after an error cut the loop."""
+    return slot.ledger.trial(record.spec.trial_id) or record
+
+
+def _read_checkpoint(slot: _Slot, trial: TrialSpec) -> Checkpoint | None:
+    """The trial's last checkpoint, if it was begun before; every rank reads it for itself."""
+    try:
+        data = slot.ledger.read_bytes(_checkpoint_key(trial, "last"))
+    except KeyError:
+        return None
+    checkpoint = Checkpoint.from_bytes(data, base_digest=slot.warm.base.facts.digest)
+    return checkpoint if checkpoint.spec == trial else None
+
+
+def _checkpoint_key(trial: TrialSpec, which: str) -> str:
+    return f"checkpoints/{trial.trial_id}/{which}.safetensors"
+
+
+def _agree(slot: _Slot, value: Any) -> Any:
+    """Rank 0's value on every rank."""
+    if slot.worker.world_size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

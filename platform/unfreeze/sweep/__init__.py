@@ -1,0 +1,1 @@
+"""The sweep from beginning to end. `run.py` is the main path."""

@@ -1,0 +1,65 @@
+"""One line of progress, readable in a terminal and in a log file alike."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+
+from unfreeze.records import TrialState
+from unfreeze.search.study import PlannedSearch
+
+_QUIET_S = 5.0  # a line at most this often
+
+
+class ProgressLine(tune.Callback):
+    """Trials done, running and stopped, the best so far, time left; a new line when a trial ends."""
+
+    def __init__(self, search: PlannedSearch, on_trial_end: Callable[[], None]) -> None:
+        self._search = search
+        self._max_trials = search.max_trials
+        self._on_trial_end = on_trial_end
+        self._done_before = len(search.final)
+        self._started = self._last_line = time.monotonic()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tune pickles its callbacks for a restore we never do; this one holds threads and a search.
+        return (tune.Callback, ())
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._on_trial_end()
+        if time.monotonic() - self._last_line >= _QUIET_S or len(self._search.final) >= self._max_trials:
+            self._print(trials)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._print(trials)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        if time.monotonic() - self._last_line >= 6 * _QUIET_S:
+            self._print(trials)
+
+    def _print(self, trials: list[Any]) -> None:
+        self._last_line = time.monotonic()
+        final = self._search.final
+        stopped = sum(record.state is TrialState.STOPPED for record in final.values())
+        broken = sum(record.state in (TrialState.FAILED, TrialState.DIVERGED) for record in final.values())
+        running = sum(trial.status == "RUNNING" for trial in trials)
+        parts = [f"{len(final)}/{self._max_trials} trials done", f"{running} running", f"{stopped} stopped early"]
+        if broken:
+            parts.append(f"{broken} failed or diverged")
+        scored = [record for record in final.values() if record.best_val_accuracy is not None]
+        if scored:
+            best = max(scored, key=lambda record: record.best_val_accuracy or 0.0)
+            parts.append(f"best {best.best_val_accuracy:.1%} ({best.spec.selection}, lr {best.spec.learning_rate:.2g})")
+        fresh = len(final) - self._done_before
+        if fresh:
+            left = (self._max_trials - len(final)) * (time.monotonic() - self._started) / fresh
+            parts.append(f"about {_duration(left)} left")
+        print(" · ".join(parts), file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,85 @@
+"""Ray: started here or joined, and how many slots its resources hold."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+import unfreeze
+from unfreeze.config import ClusterConfig
+from unfreeze.errors import ClusterError, UnfreezeError
+
+
+@contextlib.contextmanager
+def ray_cluster(config: ClusterConfig) -> Iterator[None]:
+    """Join the cluster of ``cluster.address`` or RAY_ADDRESS (as `ray job submit` sets it), else start Ray here.
+
+    Raises:
+        ClusterError: the cluster cannot be reached.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    # Tune writes its own state to a folder we never read: the ledger is the truth.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address is None:
+        options |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
+    else:
+        # The package travels with the job: workers need the dependencies, not an installed `unfreeze`.
+        package = str(Path(unfreeze.__file__).parent)
+        options |= {"address": address, "runtime_env": {"py_modules": [package]}}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address!r}: {error}; check cluster.address, RAY_ADDRESS and the token "
+            f"(RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH), or leave cluster.address out to start Ray here"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def worker_resources(config: ClusterConfig) -> dict[str, float]:
+    """What one worker takes, in the words of `ray.remote` options."""
+    return {"num_cpus": config.cpus_per_worker, "num_gpus": config.gpus_per_worker}
+
+
+def count_slots(config: ClusterConfig) -> int:
+    """How many slots to start: the configured number, or as many as fit.
+
+    Raises:
+        ClusterError: more workers than the cluster has; says what was asked for and what there is.
+    """
+    have = ray.cluster_resources()
+    per_slot = {
+        "CPU": config.cpus_per_worker * config.workers_per_trial,
+        "GPU": config.gpus_per_worker * config.workers_per_trial,
+    }
+    # A hair above the quotient, so that 1 / 0.1 is 10 slots and not 9.
+    fitting = min(int(have.get(name, 0) / need + 1e-9) for name, need in per_slot.items() if need)
+    wanted = 1 if config.num_slots == "auto" else config.num_slots
+    if fitting < wanted:
+        asked = ", ".join(f"{wanted * need:g} {name}" for name, need in per_slot.items() if need)
+        there = ", ".join(f"{have.get(name, 0):g} {name}" for name, need in per_slot.items() if need)
+        raise ClusterError(
+            f"{wanted} slot(s) of {config.workers_per_trial} worker(s) need {asked}, the cluster has {there}; lower "
+            f"cluster.num_slots, cluster.workers_per_trial or the resources per worker"
+        )
+    return fitting if config.num_slots == "auto" else config.num_slots
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """An error of ours that was raised in a Ray process, as itself instead of wrapped in Ray's traceback."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UnfreezeError):
+            raise error.cause from None
+        raise

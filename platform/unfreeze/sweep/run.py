@@ -1,0 +1,195 @@
+"""The main path: pre-pass → prior → search on warm slots → evidence → sealed test and exported model.
+
+Running it again is how it resumes: every step looks in the ledger first.
+"""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+import tempfile
+from typing import Any
+
+import ray
+from ray import tune
+
+from unfreeze.config import Config
+from unfreeze.errors import ClusterError, SweepInterrupted, SweepMismatchError, UnfreezeError
+from unfreeze.finetune.schedule import report_steps, total_steps
+from unfreeze.records import (
+    DataFacts,
+    Evidence,
+    ModelFacts,
+    PlasticityTable,
+    plasticity_table_from_dict,
+    to_dict,
+)
+from unfreeze.search.planner import Planner
+from unfreeze.search.prior import prior_scores
+from unfreeze.search.recommend import recommend
+from unfreeze.search.space import make_space
+from unfreeze.search.study import PlannedSearch
+from unfreeze.slots.board import Board
+from unfreeze.slots.pool import SlotPool
+from unfreeze.slots.trial import SlotTrial
+from unfreeze.storage.base import check_writable
+from unfreeze.storage.ledger import Ledger
+from unfreeze.sweep.progress import ProgressLine
+from unfreeze.sweep.resources import count_slots, plain_errors, ray_cluster, worker_resources
+from unfreeze.tracking.evidence import read_evidence
+from unfreeze.tracking.mirror import MlflowMirror
+from unfreeze.tracking.publish import publish
+
+logger = logging.getLogger(__name__)
+
+
+def run_sweep(config: Config) -> Evidence:
+    """Run a sweep to its end, or go on with one that was cut; returns its evidence.
+
+    Raises:
+        UnfreezeError: what the user must mend, before anything starts wherever that can be known.
+        SweepInterrupted: stopped by a signal; nothing finished is lost.
+    """
+    ledger = Ledger(config.storage, config.sweep.name)
+    check_writable(ledger.storage)
+    ledger.claim(config)
+    with MlflowMirror(config.tracking, ledger) as mirror:
+        if ledger.read_json("final.json") is None:
+            ledger.write_json("environment.json", describe_environment())
+            with ray_cluster(config.cluster):
+                model, data, plasticity = pre_pass(config, ledger)
+                search = plan_search(config, ledger, model, data, plasticity)
+                run_trials(config, ledger, search, mirror, data)
+                open_test(config, ledger, data)
+        evidence = read_evidence(ledger)
+        publish(evidence, ledger, mirror)
+    return evidence
+
+
+def pre_pass(config: Config, ledger: Ledger) -> tuple[ModelFacts, DataFacts, PlasticityTable]:
+    """Look at model and data, measure plasticity; both are kept in the ledger and reused while nothing changed."""
+    from unfreeze.plasticity.actor import PrePass
+
+    actor = ray.remote(**worker_resources(config.cluster))(PrePass).remote(config)
+    try:
+        with plain_errors():
+            model, data = ray.get(actor.facts.remote())
+            facts = {"model": to_dict(model), "data": to_dict(data)}
+            _check_unchanged(ledger, facts)
+            ledger.write_json("facts.json", facts)
+            stored = ledger.read_json("plasticity.json")
+            table = ray.get(actor.measure.remote()) if stored is None else plasticity_table_from_dict(stored)
+    finally:
+        ray.kill(actor)  # gives its GPU to the slots
+    if stored is None:
+        ledger.write_json("plasticity.json", to_dict(table))
+    return model, data, table
+
+
+def plan_search(
+    config: Config, ledger: Ledger, model: ModelFacts, data: DataFacts, plasticity: PlasticityTable
+) -> PlannedSearch:
+    """The searcher: what it will try depends on nothing but these arguments and the ledger's final records."""
+    space = make_space(config.search, model, train_head=config.finetune.train_head)
+    finetune = config.finetune
+    num_steps = total_steps(data.num_train, epochs=finetune.epochs, batch_size=finetune.batch_size)
+    planner = Planner(
+        config.search,
+        space,
+        scores=prior_scores(config.search.prior.score, plasticity),
+        milestones=[step * finetune.batch_size for step in report_steps(num_steps, finetune.num_reports)],
+        seed=config.sweep.seed,
+    )
+    return PlannedSearch(planner, ledger)
+
+
+def run_trials(config: Config, ledger: Ledger, search: PlannedSearch, mirror: MlflowMirror, data: DataFacts) -> None:
+    """Run every trial that has no outcome yet: Tune's trials post jobs on the board, slots take them.
+
+    Raises:
+        ClusterError: no slot is left.
+        SweepInterrupted: stopped by a signal.
+    """
+    if search.is_complete:
+        return
+    num_slots = count_slots(config.cluster)
+    if num_slots > config.search.concurrency:
+        logger.warning(
+            "%d slots but search.concurrency=%d: some will idle; raise it for the next sweep",
+            num_slots,
+            config.search.concurrency,
+        )
+    board = ray.remote(num_cpus=0)(Board).remote(config.cluster.heartbeat_timeout_s)
+    # Two sweeps on one cluster must not overwrite each other's trainable (ray#31330).
+    trainable = f"unfreeze-{config.sweep.name}"
+    # A trial waits for a slot and computes nothing; a request may not be empty, so it takes a crumb of the head node.
+    crumb = {"CPU": 0, "node:__internal_head__": 0.001}
+    tune.register_trainable(trainable, tune.with_resources(tune.with_parameters(SlotTrial, board=board), crumb))
+    with (
+        SlotPool(config, ledger, board, num_slots=num_slots, num_classes=len(data.classes)),
+        tempfile.TemporaryDirectory(prefix="unfreeze-tune-", ignore_cleanup_errors=True) as folder,
+    ):
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                num_samples=-1,  # the planner says when it is enough
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=config.sweep.name,
+                storage_path=folder,
+                verbose=0,
+                callbacks=[ProgressLine(search, mirror.notify)],
+            ),
+        )
+        tuner.fit()
+    if search.abandoned:
+        raise ClusterError(f"{search.abandoned}; mend the cause and run the same command, it goes on from the ledger")
+    if not search.is_complete:
+        raise SweepInterrupted("the sweep was interrupted; run the same command and it goes on where it stopped")
+
+
+def open_test(config: Config, ledger: Ledger, data: DataFacts) -> None:
+    """Break the seal: evaluate and export the recommended selection, once."""
+    from unfreeze.sweep.finalize import finalize
+
+    recommendation = recommend(ledger.trials())
+    if recommendation is None:
+        raise UnfreezeError(
+            f"no trial of sweep {config.sweep.name!r} finished, so there is nothing to recommend; the records in "
+            f"{ledger.url('trials/')} say why"
+        )
+    with plain_errors():
+        ray.get(ray.remote(**worker_resources(config.cluster))(finalize).remote(config, ledger, recommendation, data))
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions and machine, for whoever reads the numbers later."""
+    packages = ("unfreeze", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "numpy")
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a job ships the package uninstalled
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "versions": versions,
+    }
+
+
+def _check_unchanged(ledger: Ledger, facts: dict[str, Any]) -> None:
+    """A sweep whose model or data changed under it would mix two experiments."""
+    stored = ledger.read_json("facts.json")
+    if stored is None:
+        return
+    for part in ("model", "data"):
+        if stored[part]["digest"] != facts[part]["digest"]:
+            raise SweepMismatchError(
+                f"the {part} of sweep {ledger.sweep!r} changed since it began (digest {stored[part]['digest'][:12]}… → "
+                f"{facts[part]['digest'][:12]}…); give this one a new sweep.name"
+            )

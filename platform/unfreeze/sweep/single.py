@@ -1,0 +1,35 @@
+"""One finetuning run in this process, without Ray: to try a selection, to profile, to debug."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from unfreeze.config import Config
+from unfreeze.data.catalog import load_train_val
+from unfreeze.finetune.loop import finetune
+from unfreeze.finetune.warm import WarmModel
+from unfreeze.models.build import build_model, input_size
+from unfreeze.records import TrialReport, TrialSpec
+
+
+def finetune_once(config: Config) -> Iterator[TrialReport]:
+    """Train ``config.trial`` and hand out each report as it comes.
+
+    Raises:
+        UnfreezeError: what is wrong with model, data or selection.
+        Diverged: the loss became NaN or infinite.
+    """
+    data = load_train_val(config.data, image_size=input_size(config.model))
+    base = build_model(config.model, num_classes=len(data.classes), cache_dir=Path(config.data.cache_dir))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trial = TrialSpec(
+        index=0,
+        selection=config.trial.selection,
+        learning_rate=config.trial.learning_rate,
+        seed=config.trial.seed,
+        origin="single",
+    )
+    warm = WarmModel(base, device)
+    for progress in finetune(warm, data, trial, config.finetune, augment=config.data.augment):
+        yield progress.reports[-1]

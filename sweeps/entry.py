@@ -1,0 +1,42 @@
+"""What the entry scripts share: Hydra composes, `load_config` checks, an error of the user's is one message."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from omegaconf import DictConfig
+
+_HERE = Path(__file__).resolve().parent
+# A job's working directory has the source, not an installed package.
+sys.path.insert(0, str(_HERE.parent / "platform"))
+
+if TYPE_CHECKING:
+    from unfreeze.config import Config
+
+
+def launch(action: Callable[["Config"], None]) -> None:
+    """Compose the configuration from the command line and run ``action`` with it.
+
+    Exit codes: 2 for what the user must mend, 130 for an interrupted sweep.
+    """
+    # Hydra alone would stop at the first unknown key; forced in, all of them reach `load_config` and its one message.
+    sys.argv[1:] = [re.sub(r"^(?!hydra\.)(?=\w+\.[\w.]+=)", "++", argument) for argument in sys.argv[1:]]
+
+    @hydra.main(version_base="1.3", config_path=str(_HERE / "conf"), config_name="config")
+    def main(raw: DictConfig) -> None:
+        from unfreeze.config import load_config
+        from unfreeze.errors import SweepInterrupted, UnfreezeError
+
+        try:
+            action(load_config(raw))
+        except UnfreezeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except SweepInterrupted as interruption:
+            print(interruption, file=sys.stderr)
+            sys.exit(130)
+
+    main()

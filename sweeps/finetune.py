@@ -1,0 +1,21 @@
+"""One finetuning run without Ray: trial.selection, trial.learning_rate, trial.seed.
+
+python sweeps/finetune.py experiment=demo trial.selection=mha@3-5+fc1 trial.learning_rate=0.02
+"""
+
+from entry import launch
+
+
+def main(config) -> None:  # type: ignore[no-untyped-def]
+    from unfreeze.sweep.single import finetune_once
+
+    for report in finetune_once(config):
+        print(
+            f"{report.images_seen:>8} images  train loss {report.train_loss:.4f}  val loss {report.val_loss:.4f}  "
+            f"val accuracy {report.val_accuracy:.2%}  {report.seconds:.1f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    launch(main)

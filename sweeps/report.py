@@ -1,0 +1,22 @@
+"""The report of a sweep, finished or still running, from its ledger.
+
+python sweeps/report.py sweep.name=demo
+"""
+
+from entry import launch
+
+
+def main(config) -> None:  # type: ignore[no-untyped-def]
+    from unfreeze.storage.ledger import Ledger
+    from unfreeze.tracking.evidence import read_evidence
+    from unfreeze.tracking.report import html_report, terminal_report
+
+    ledger = Ledger(config.storage, config.sweep.name)
+    evidence = read_evidence(ledger)
+    ledger.write_bytes("report.html", html_report(evidence).encode())
+    print(terminal_report(evidence))
+    print(f"report: {ledger.url('report.html')}")
+
+
+if __name__ == "__main__":
+    launch(main)
