@@ -27,4 +27,27 @@ venv: $(READY)
 lock: | $(UV)
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
 
-.PHONY: help venv lock
+# The whole sweep on the embedded model and data. Running it again shows the report of what is there.
+demo: $(READY)
+	$(BIN)/python sweeps/vit_components.py experiment=demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The MLflow page of the demo's database, on http://127.0.0.1:5000
+ui: $(READY)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+bench: $(READY)
+	for script in ops/bench/*.py; do $(BIN)/python $$script; done
+
+# What the demo made; the environment and the decoded-image cache stay.
+clean:
+	rm -rf runs mlflow.db mlartifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help venv lock demo test lint ui bench clean

@@ -76,7 +76,7 @@ class Planner:
             index=index,
             selection=point.selection,
             learning_rate=point.learning_rate,
-            seed=derive_seed(self._seed, "trial", 0),
+            seed=self._seed,
             origin=point.origin,
             stop_below=stop_below,
         )
@@ -138,7 +138,7 @@ class Planner:
             index=index,
             selection=record.spec.selection,
             learning_rate=record.spec.learning_rate,
-            seed=derive_seed(self._seed, "trial", number),
+            seed=self._seed + number,
             origin="confirm",
         )
 

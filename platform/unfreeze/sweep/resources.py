@@ -22,11 +22,16 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         ClusterError: the cluster cannot be reached.
     """
     address = config.address or os.environ.get("RAY_ADDRESS")
-    # Tune writes its own state to a folder we never read: the ledger is the truth.
+    # Tune writes its own state to a folder we never read: the ledger is the truth…
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    # …so nobody misses the result files it then cannot find.
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
+        # Board, trials, controllers and workers are about a dozen processes, most of them asleep; on two cores Ray
+        # takes that for a runaway and says so.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
         options |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
     else:
         # The package travels with the job: workers need the dependencies, not an installed `unfreeze`.

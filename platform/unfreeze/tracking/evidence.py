@@ -1,0 +1,39 @@
+"""A sweep's evidence, gathered from its ledger: reports and MLflow show this and nothing else."""
+
+from unfreeze.errors import StorageError
+from unfreeze.records import (
+    Evidence,
+    data_facts_from_dict,
+    final_result_from_dict,
+    model_facts_from_dict,
+    plasticity_table_from_dict,
+)
+from unfreeze.search.recommend import recommend
+from unfreeze.storage.ledger import Ledger
+from unfreeze.tracking.correlate import correlate
+
+
+def read_evidence(ledger: Ledger) -> Evidence:
+    """Everything known so far; works on a sweep that is still running.
+
+    Raises:
+        StorageError: there is no such sweep, or its pre-pass has not finished.
+    """
+    config, facts, table = (ledger.read_json(key) for key in ("config.json", "facts.json", "plasticity.json"))
+    if config is None or facts is None or table is None:
+        what = "no sweep" if config is None else "no finished pre-pass"
+        raise StorageError(f"there is {what} in {ledger.url('')}; check storage and sweep.name, or run the sweep")
+    model, plasticity = model_facts_from_dict(facts["model"]), plasticity_table_from_dict(table)
+    trials = tuple(ledger.trials())
+    final = ledger.read_json("final.json")
+    return Evidence(
+        sweep=ledger.sweep,
+        config=config,
+        model=model,
+        data=data_facts_from_dict(facts["data"]),
+        plasticity=plasticity,
+        trials=trials,
+        correlations=correlate(plasticity, trials, model),
+        recommendation=recommend(trials),
+        final=None if final is None else final_result_from_dict(final),
+    )

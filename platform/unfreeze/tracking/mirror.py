@@ -1,0 +1,173 @@
+"""A view of the ledger in MLflow, written beside the sweep and never in its way."""
+
+import logging
+import threading
+import uuid
+from collections.abc import Mapping
+from types import TracebackType
+
+from unfreeze.config import TrackingConfig
+from unfreeze.records import Evidence, TrialState
+from unfreeze.storage.ledger import Ledger
+from unfreeze.tracking import view
+from unfreeze.tracking.runs import SWEEP, RunTree
+from unfreeze.tracking.server import check_reachable, connect, open_experiment
+from unfreeze.tracking.settings import redact
+
+_log = logging.getLogger(__name__)
+
+_PAUSE_S = 2.0  # between two syncs, so that many notices become one
+_MAX_BACKOFF_S = 120.0
+_CLOSE_TIMEOUT_S = 60.0
+
+
+class MlflowMirror:
+    """Mirrors a sweep's ledger into MLflow from a thread of its own. ``config.uri`` None: does nothing.
+
+    Nothing here raises because MLflow is down, except `sync` called directly: there is one warning, retries with
+    back-off, and the same command run again catches up.
+    """
+
+    def __init__(self, config: TrackingConfig, ledger: Ledger) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._tree: RunTree | None = None
+        self._settled: set[str] = set()  # trials written by this process that no attempt will change
+        self._evidence: tuple[Evidence, dict[str, str]] | None = None
+        self._lock = threading.Lock()  # one sync at a time
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._end_status: str | None = None
+        self._warned = False
+
+    def __enter__(self) -> "MlflowMirror":
+        if self._config.uri is not None:
+            self._thread = threading.Thread(target=self._loop, name="mlflow-mirror", daemon=True)
+            self._thread.start()
+            self.notify()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # A KeyboardInterrupt or SystemExit was asked for; anything else was not.
+        self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def notify(self) -> None:
+        """The ledger has changed: sync soon. Returns at once."""
+        self._wake.set()
+
+    def log_evidence(self, evidence: Evidence, figures: Mapping[str, str]) -> None:
+        """Hand over what the ledger does not hold: correlations, recommendation and figures. Returns at once."""
+        self._evidence = (evidence, dict(figures))
+        self.notify()
+
+    def close(self, status: str = "FINISHED", *, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+        """Sync a last time, give the sweep's run its status, and stop; after ``timeout_s`` leave the rest undone."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._end_status = status
+        self._closing.set()
+        self.notify()
+        thread.join(timeout_s)
+        if thread.is_alive():
+            self._warn(f"MLflow at {redact(str(self._config.uri))} was not done after {timeout_s:g} s")
+
+    def sync(self) -> None:
+        """Bring MLflow up to the ledger; what is there already is left alone.
+
+        Raises:
+            ConnectionError: nothing answers at the URI.
+            mlflow.exceptions.MlflowException: the server refuses or breaks off.
+        """
+        if self._config.uri is None:
+            return
+        with self._lock:
+            try:
+                self._sync(self._config.uri)
+            except Exception:
+                self._tree = None  # look everything up again: the server may have come back with less
+                self._settled.clear()
+                raise
+
+    def _loop(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            if failures == 0:
+                self._wake.wait()
+            self._wake.clear()
+            failures = 0 if self._try_sync() else failures + 1
+            self._closing.wait(min(_PAUSE_S * 2**failures, _MAX_BACKOFF_S))
+        self._try_sync()
+
+    def _try_sync(self) -> bool:
+        try:
+            self.sync()
+        except Exception as error:  # whatever it is, the sweep goes on
+            self._warn(str(error).strip().partition("\n")[0] or type(error).__name__)
+            _log.debug("MLflow sync failed", exc_info=True)
+            return False
+        return True
+
+    def _warn(self, problem: str) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s. The sweep goes on and keeps trying; to catch up later, run the same command again", problem
+            )
+
+    def _sync(self, uri: str) -> None:
+        settings = view.read_settings(self._ledger)
+        if settings is None:
+            return
+        tree = self._open(uri)
+        view.write_sweep(tree, self._ledger, settings)
+        if self._thread is not None:
+            tree.set_status(SWEEP, "RUNNING")  # a resumed one was FAILED, KILLED or FINISHED
+        view.write_prepass(tree, self._ledger, settings)
+        self._write_trials(tree, settings)
+        evidence = self._evidence
+        if evidence is not None:
+            view.write_evidence(tree, *evidence)
+            if self._evidence is evidence:  # else a newer one has come in meanwhile
+                self._evidence = None
+        view.write_report(tree, self._ledger)
+        finalized = view.write_final(tree, self._ledger)
+        if self._end_status is not None:
+            tree.set_status(SWEEP, self._end_status)
+        elif finalized and self._thread is None:  # caught up by hand
+            tree.set_status(SWEEP, "FINISHED")
+
+    def _write_trials(self, tree: RunTree, settings: view.SweepSettings) -> None:
+        """Every trial in a final state. The settled ones are not even read again: a sweep may have thousands."""
+        for key in self._ledger.storage.keys(f"{self._ledger.sweep}/trials/"):
+            trial_id = key.rpartition("/")[2].removesuffix(".json")
+            record = None if trial_id in self._settled else self._ledger.trial(trial_id)
+            if record is not None and record.state.is_final:
+                view.write_trial(tree, record, settings)
+                if record.state is not TrialState.FAILED:  # a failed one may be taken up again
+                    self._settled.add(trial_id)
+
+    def _open(self, uri: str) -> RunTree:
+        if self._tree is None:
+            problem = check_reachable(uri)
+            if problem is not None:
+                raise ConnectionError(problem)
+            client = connect(uri)
+            experiment_id = open_experiment(client, uri, self._config.experiment)
+            self._tree = RunTree(client, experiment_id, self._identity())
+        return self._tree
+
+    def _identity(self) -> dict[str, str]:
+        """The tags that tell this sweep from another one of its name: elsewhere, or here before it was deleted."""
+        stored = self._ledger.read_json("mlflow.json")
+        if stored is None:
+            stored = {"id": uuid.uuid4().hex}
+            self._ledger.write_json("mlflow.json", stored)
+        return {
+            "unfreeze.sweep": self._ledger.sweep,
+            "unfreeze.storage": redact(self._ledger.url("")),
+            "unfreeze.id": stored["id"],
+        }

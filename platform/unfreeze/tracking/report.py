@@ -1,0 +1,196 @@
+"""The sweep's answer with its evidence, for a terminal and as one HTML file."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.console import Console
+from rich.table import Table
+
+from unfreeze.records import COMPONENTS, Correlation, Evidence, PlasticityTable, TrialRecord, to_dict
+from unfreeze.tracking.correlate import MODES, verdict
+from unfreeze.tracking.settings import flatten
+
+_WIDTH = 100
+_NOTHING = "–"
+_CAPTIONS = {
+    "plasticity_by_block": "Plasticity of each component by block; bands are 95 % intervals of the mean over pairs.",
+    "accuracy_against_plasticity": "Validation accuracy of each selection at its own best learning rate, finished "
+    "trials only. Single components are named and coloured; other selections are grey.",
+    "best_so_far": "Every trial in sequence. The line is the best finished trial so far; hollow marks did not finish.",
+    "accuracy_against_parameters": "What accuracy costs in trainable parameters. The line joins the selections that "
+    "no smaller one matches.",
+}
+
+
+def terminal_report(evidence: Evidence) -> str:
+    """The report as plain text, 100 columns, without colour codes."""
+    console = _console()
+    console.print(_table(f"Recommendation of {evidence.sweep}", ("", ""), recommendation_rows(evidence)))
+    console.print(_plasticity_table(evidence.plasticity))
+    headings: tuple[str, ...] = ("selection", "state", "val. accuracy", "learning rate", "seed", "trainable", "origin")
+    console.print(_table("Best trial per selection", headings, [_trial_row(t) for t in best_trials(evidence)[:10]]))
+    headings = ("over", "mode", "n", "Spearman", "Kendall")
+    console.print(_table("Plasticity and accuracy", headings, [correlation_row(c) for c in evidence.correlations]))
+    console.print(verdict(evidence.correlations), markup=False)
+    if evidence.final is not None:
+        # Never wrapped, so that it can be copied.
+        console.print(f"\nLoad the exported model:\n{load_line(evidence)}", markup=False, soft_wrap=True)
+    return _text(console)
+
+
+def terminal_plasticity(table: PlasticityTable) -> str:
+    """The pre-pass alone as plain text: each component in both modes, the most plastic first."""
+    console = _console()
+    console.print(_plasticity_table(table))
+    return _text(console)
+
+
+def html_report(evidence: Evidence, figures: Mapping[str, str] | None = None) -> str:
+    """The report as one HTML file that loads nothing and runs no script; ``figures`` are those of `render_all`."""
+    if figures is None:
+        from unfreeze.tracking.figures import render_all  # matplotlib takes a second
+
+        figures = render_all(evidence)
+    environment = Environment(
+        loader=PackageLoader("unfreeze.tracking", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("report.html.j2").render(
+        evidence=evidence,
+        recommendation=recommendation_rows(evidence),
+        load_line=load_line(evidence) if evidence.final else None,
+        verdict=verdict(evidence.correlations),
+        correlations=[(*correlation_row(c), c.held_fixed) for c in evidence.correlations],
+        modes=_modes(evidence.plasticity),
+        plasticity=plasticity_rows(evidence.plasticity),
+        figures=[(svg, _caption(name)) for name, svg in figures.items()],
+        trials=[(trial.spec.trial_id, *_trial_row(trial), trial.error or "") for trial in evidence.trials],
+        config=flatten(evidence.config),
+        facts=flatten({"model": _without_groups(to_dict(evidence.model)), "data": to_dict(evidence.data)}),
+        settings=flatten(evidence.plasticity.settings),
+    )
+
+
+def recommendation_rows(evidence: Evidence) -> list[tuple[str, str]]:
+    """(what, value) of the recommendation and, once opened, of the sealed test."""
+    chosen, final = evidence.recommendation, evidence.final
+    if chosen is None:
+        return [("unfreeze", "nothing yet: no trial has finished")]
+    accuracy = f"{chosen.val_accuracy:.2%}"
+    if chosen.val_accuracy_sd is not None:
+        accuracy += f" ± {100 * chosen.val_accuracy_sd:.2f}"
+    seeds = "1 seed" if chosen.num_seeds == 1 else f"{chosen.num_seeds} seeds"
+    share = chosen.trainable_parameters / evidence.model.num_parameters
+    rows = [
+        ("unfreeze", chosen.selection),
+        ("learning rate", f"{chosen.learning_rate:.3g}"),
+        ("validation accuracy", f"{accuracy} ({'mean ± sd over ' if chosen.num_seeds > 1 else ''}{seeds})"),
+        ("trainable parameters", f"{chosen.trainable_parameters:,} ({share:.1%} of the model, head included)"),
+    ]
+    if final is not None:
+        interval = f"[{final.test_low:.2%}, {final.test_high:.2%}]"
+        rows.append(("test accuracy", f"{final.test_accuracy:.2%} {interval} (95 % Wilson, n = {final.num_test})"))
+    return rows
+
+
+def plasticity_rows(table: PlasticityTable) -> list[tuple[str, ...]]:
+    """Component, then mean and interval in each mode; the most plastic first."""
+    modes = _modes(table)
+    cells = {
+        (row.component, row.mode): f"{row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        for row in table.rows
+        if row.block is None
+    }
+    means = table.component_means(modes[0]) if modes else {}
+    ordered = sorted(COMPONENTS, key=lambda component: -means.get(component, 0.0))
+    return [(component, *(cells.get((component, mode), _NOTHING) for mode in modes)) for component in ordered]
+
+
+def best_trials(evidence: Evidence) -> list[TrialRecord]:
+    """The trial with the best validation accuracy of each selection, whatever its state, best first."""
+    best: dict[str, TrialRecord] = {}
+    for trial in sorted(evidence.trials, key=lambda trial: -(trial.best_val_accuracy or 0.0)):
+        best.setdefault(trial.spec.selection, trial)
+    return list(best.values())
+
+
+def correlation_row(correlation: Correlation) -> tuple[str, ...]:
+    """What it is over, mode, n, and both coefficients with their intervals."""
+    return (
+        correlation.name.replace("_", " "),
+        correlation.mode,
+        str(correlation.n),
+        _with_interval(correlation.spearman, correlation.spearman_low, correlation.spearman_high),
+        _with_interval(correlation.kendall, correlation.kendall_low, correlation.kendall_high),
+    )
+
+
+def load_line(evidence: Evidence) -> str:
+    """The line of Python that loads the exported model."""
+    final = evidence.final
+    assert final is not None, "there is no exported model before finalize"
+    path = f"{str(evidence.config['storage']).rstrip('/')}/{evidence.sweep}/{final.export}"
+    comment = ""
+    if "://" in path:
+        path, comment = path.rpartition("/")[2], f"  # after copying {path} here"
+    arguments = [repr(final.model_name), f"checkpoint_path={path!r}"]
+    arguments += [f"{key}={value!r}" for key, value in final.create_kwargs.items()]
+    # The embedded model becomes known to timm by this import.
+    modules = "timm, unfreeze.models.tiny" if final.model_name == "unfreeze_tiny" else "timm"
+    return f"import {modules}; model = timm.create_model({', '.join(arguments)}){comment}"
+
+
+def _trial_row(trial: TrialRecord) -> tuple[str, ...]:
+    accuracy = trial.best_val_accuracy
+    return (
+        trial.spec.selection,
+        trial.state.value,
+        _NOTHING if accuracy is None else f"{accuracy:.2%}",
+        f"{trial.spec.learning_rate:.3g}",
+        str(trial.spec.seed),
+        f"{trial.trainable_parameters:,}",
+        trial.spec.origin,
+    )
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=any(headings), expand=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        # Text of the user's may hold rich's own markup: [bold].
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    return table
+
+
+def _plasticity_table(table: PlasticityTable) -> Table:
+    return _table("Plasticity, mean [95 % interval]", ("component", *_modes(table)), plasticity_rows(table))
+
+
+def _console() -> Console:
+    return Console(file=io.StringIO(), width=_WIDTH, color_system=None, force_terminal=False, highlight=False)
+
+
+def _text(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _modes(table: PlasticityTable) -> tuple[str, ...]:
+    return tuple(mode for mode in MODES if table.component_means(mode))
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return _NOTHING
+    interval = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
+    return f"{value:.2f}{interval}".replace("-", "−")
+
+
+def _caption(name: str) -> str:
+    return next(text for stem, text in _CAPTIONS.items() if name.startswith(stem))
+
+
+def _without_groups(model: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in model.items() if key != "parameters"}

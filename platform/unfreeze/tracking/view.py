@@ -1,0 +1,210 @@
+"""What of the ledger goes into which MLflow run: parameters, metrics, tags and artifacts."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unfreeze.records import (
+    Correlation,
+    Evidence,
+    FinalResult,
+    PlasticityTable,
+    TrialRecord,
+    TrialState,
+    final_result_from_dict,
+    plasticity_table_from_dict,
+    to_dict,
+)
+from unfreeze.storage.ledger import Ledger
+from unfreeze.tracking.runs import PREPASS, SWEEP, MetricRow, RunTree
+from unfreeze.tracking.settings import flatten
+
+_STATUS = {
+    TrialState.FINISHED: "FINISHED",
+    TrialState.STOPPED: "KILLED",
+    TrialState.DIVERGED: "FAILED",
+    TrialState.FAILED: "FAILED",
+}
+# What may change when a sweep is resumed is no parameter: MLflow refuses a second value.
+_NOT_PARAMS = ("cluster", "storage", "tracking", "trial")
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSettings:
+    """What every run of the sweep is marked with, flat."""
+
+    config: dict[str, str]
+    environment: dict[str, str]
+
+
+def read_settings(ledger: Ledger) -> SweepSettings | None:
+    """The sweep's settings, or None before its name is claimed."""
+    config = ledger.read_json("config.json")
+    if config is None:
+        return None
+    return SweepSettings(flatten(config), flatten(ledger.read_json("environment.json") or {}, prefix="environment."))
+
+
+def write_sweep(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> None:
+    first = ledger.trial("trial-00000")
+    tree.ensure(SWEEP, name=ledger.sweep, start_ms=_start_ms(first) if first else None)
+    digest = _digest({"config": settings.config, "environment": settings.environment})
+    if tree.is_written(SWEEP, digest):
+        return
+    tree.upload(SWEEP, "config.json", json.dumps(settings.config, indent=1).encode())
+    params = {key: value for key, value in settings.config.items() if key.partition(".")[0] not in _NOT_PARAMS}
+    tree.write(SWEEP, params=params, tags=settings.environment, digest=digest)
+
+
+def write_prepass(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> None:
+    raw = ledger.read_json("plasticity.json")
+    if raw is None or tree.is_written(PREPASS, digest := _digest(raw)):
+        return
+    table = plasticity_table_from_dict(raw)
+    stamp = tree.start_ms(SWEEP)
+    tree.ensure(PREPASS, name=PREPASS, start_ms=stamp)
+    tree.upload(PREPASS, "plasticity.json", json.dumps(raw, indent=1).encode())
+    tree.write(SWEEP, metrics=_component_metrics(table, stamp))
+    params = flatten(table.settings) | {"model_digest": table.model_digest, "data_digest": table.data_digest}
+    metrics = [*_component_metrics(table, stamp), *_block_metrics(table, stamp)]
+    tree.write(PREPASS, params=params, metrics=metrics, tags=settings.environment, digest=digest)
+    tree.set_status(PREPASS, "FINISHED", end_ms=stamp + round(1000 * table.seconds))
+
+
+def write_trial(tree: RunTree, record: TrialRecord, settings: SweepSettings) -> None:
+    """A trial in a final state; complete once its digest is there and its status is no longer RUNNING."""
+    key, digest = record.spec.trial_id, _digest(to_dict(record))
+    if tree.is_written(key, digest):
+        return
+    start_ms = _start_ms(record) or tree.start_ms(SWEEP)
+    tree.ensure(key, name=f"{key} {record.spec.selection}", start_ms=start_ms)
+    params = {
+        "selection": record.spec.selection,
+        "learning_rate": repr(record.spec.learning_rate),
+        "seed": str(record.spec.seed),
+        "origin": record.spec.origin,
+        "model": settings.config["model.name"],
+        "data": settings.config["data.name"],
+    }
+    params |= {name: value for name, value in settings.config.items() if name.startswith("finetune.")}
+    tags = {
+        "unfreeze.trial": key,
+        "unfreeze.state": record.state.value,
+        "unfreeze.slot": record.slot,
+        "unfreeze.checkpoint": record.checkpoint,
+        "unfreeze.attempts": str(record.attempts),
+        "unfreeze.error": record.error,
+        **settings.environment,
+    }
+    tree.write(key, params=params, metrics=_trial_metrics(record, start_ms), tags=tags, digest=digest)
+    tree.set_status(key, _STATUS[record.state], end_ms=record.reports[-1].timestamp_ms if record.reports else start_ms)
+
+
+def write_evidence(tree: RunTree, evidence: Evidence, figures: Mapping[str, str]) -> None:
+    # The step grows with the trials seen, so that of two answers MLflow shows the later one.
+    stamps = [report.timestamp_ms for trial in evidence.trials for report in trial.reports]
+    stamp, step = max(stamps, default=tree.start_ms(SWEEP)), len(evidence.trials)
+    metrics = [row for found in evidence.correlations for row in _correlation_metrics(found, stamp, step)]
+    tags: dict[str, str | None] = {}
+    chosen = evidence.recommendation
+    if chosen is not None:
+        metrics.append(("recommendation/val_accuracy", chosen.val_accuracy, stamp, step))
+        if chosen.val_accuracy_sd is not None:
+            metrics.append(("recommendation/val_accuracy_sd", chosen.val_accuracy_sd, stamp, step))
+        metrics.append(("recommendation/num_seeds", chosen.num_seeds, stamp, step))
+        metrics.append(("recommendation/trainable_parameters", chosen.trainable_parameters, stamp, step))
+        tags["recommendation.selection"] = chosen.selection
+        tags["recommendation.learning_rate"] = repr(chosen.learning_rate)
+        tags["recommendation.trials"] = ", ".join(chosen.trial_ids)
+    tree.write(SWEEP, metrics=metrics, tags=tags)
+    for name, svg in figures.items():
+        tree.upload(SWEEP, f"figures/{name}.svg", svg.encode())
+
+
+def write_report(tree: RunTree, ledger: Ledger) -> None:
+    try:
+        report = ledger.read_bytes("report.html")
+    except KeyError:
+        return
+    tree.upload(SWEEP, "report.html", report)
+
+
+def write_final(tree: RunTree, ledger: Ledger) -> bool:
+    """The sealed test's result, and the exported file as a registered model; False while there is none."""
+    raw = ledger.read_json("final.json")
+    if raw is None:
+        return False
+    final = final_result_from_dict(raw)
+    stamp = tree.start_ms(SWEEP)
+    figures = {"test_accuracy": final.test_accuracy, "test_low": final.test_low, "test_high": final.test_high}
+    tree.write(SWEEP, metrics=[(name, value, stamp, 0) for name, value in figures.items()])
+    register(tree, ledger, final)
+    return True
+
+
+def register(tree: RunTree, ledger: Ledger, final: FinalResult) -> None:
+    """Upload the exported file and make it a version of the model ``unfreeze-<sweep>``, once for each digest."""
+    name = f"unfreeze-{ledger.sweep}"
+    if tree.is_registered(name, final.export_sha256):
+        return
+    folder = f"model/{final.export_sha256[:12]}"  # a version's files are never overwritten by the next one's
+    file = final.export.rpartition("/")[2]
+    tree.upload(SWEEP, f"{folder}/{file}", ledger.read_bytes(final.export))
+    arguments = "".join(f", {key}={value!r}" for key, value in final.create_kwargs.items())
+    tree.register(
+        name,
+        folder=folder,
+        digest=final.export_sha256,
+        tags={
+            "unfreeze.selection": final.selection,
+            "unfreeze.trial": final.trial_id,
+            "unfreeze.test_accuracy": f"{final.test_accuracy:.4f}",
+        },
+        description=f"timm.create_model({final.model_name!r}, checkpoint_path={file!r}{arguments})",
+    )
+
+
+def _component_metrics(table: PlasticityTable, stamp: int) -> list[MetricRow]:
+    rows = [row for row in table.rows if row.block is None]
+    return [(f"plasticity/{row.mode}/{row.component}", row.mean, stamp, 0) for row in rows]
+
+
+def _block_metrics(table: PlasticityTable, stamp: int) -> list[MetricRow]:
+    """By block as the step, so that MLflow draws plasticity over depth."""
+    rows = [(row, row.block) for row in table.rows if row.block is not None]
+    return [(f"plasticity_by_block/{row.mode}/{row.component}", row.mean, stamp, block) for row, block in rows]
+
+
+def _trial_metrics(record: TrialRecord, start_ms: int) -> list[MetricRow]:
+    """Each report at its own time and step (images seen): written twice they are the same rows."""
+    metrics: list[MetricRow] = []
+    stamp, step = start_ms, 0
+    for report in record.reports:
+        stamp, step = report.timestamp_ms, report.images_seen
+        for name in ("train_loss", "val_loss", "val_accuracy", "seconds"):
+            metrics.append((name, getattr(report, name), stamp, step))
+    metrics.append(("trainable_parameters", record.trainable_parameters, stamp, step))
+    if record.best_val_accuracy is not None:
+        metrics.append(("best_val_accuracy", record.best_val_accuracy, stamp, step))
+    return metrics
+
+
+def _correlation_metrics(found: Correlation, stamp: int, step: int) -> list[MetricRow]:
+    prefix = f"correlation/{found.mode}/{found.name}"
+    names = ("n", "spearman", "spearman_low", "spearman_high", "kendall", "kendall_low", "kendall_high")
+    values = {name: getattr(found, name) for name in names}
+    return [(f"{prefix}/{name}", value, stamp, step) for name, value in values.items() if value is not None]
+
+
+def _start_ms(record: TrialRecord) -> int | None:
+    """When the trial began, restarts left out; None without a report."""
+    if not record.reports:
+        return None
+    first = record.reports[0]
+    return first.timestamp_ms - round(1000 * first.seconds)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
