@@ -16,7 +16,7 @@ help:
 	.uv/bin/pip install --quiet uv
 
 $(READY): requirements.lock pyproject.toml | $(UV)
-	$(UV) venv --quiet --clear --python $(PYTHON) .venv
+	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
 	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@

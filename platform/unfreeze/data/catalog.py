@@ -131,8 +131,12 @@ def _split(
 
 def _load_digits(config: DataConfig, image_size: int) -> _Raw:
     """scikit-learn's 1,797 handwritten digits, 8×8 px enlarged; no split of their own."""
-    images, labels = load_digits_images(image_size)
-    return _Raw(tuple("0123456789"), make_array(images, labels), None, None, None)
+
+    def load() -> ImageArray:  # once per node, not per slot: scikit-learn alone takes 3 s to import
+        return make_array(*load_digits_images(image_size))
+
+    array = cached(_cache_dir(config), {"set": "digits", "size": image_size}, load)
+    return _Raw(tuple("0123456789"), array, None, None, None)
 
 
 def _load_folder(config: DataConfig, image_size: int) -> _Raw:

@@ -6,7 +6,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from sklearn.datasets import load_digits
 
 # Letters only, and none that a printed 0 or 1 looks like (O, o, I, l): source and downstream classes stay apart. With
 # digits among them, blurrier glyphs and a longer pretraining (not told apart), a linear probe reached 96.6 % of the
@@ -39,6 +38,8 @@ def load_digits_images(image_size: int) -> tuple[np.ndarray, np.ndarray]:
         Images, uint8 (1797, image_size, image_size, 3), ink bright on black, the original 0 … 16 scaled to 0 … 255;
         labels, int64 (1797,), 0 … 9.
     """
+    from sklearn.datasets import load_digits  # 3 s; the slots read the cached array and never call this
+
     digits = load_digits()
     small = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     size = (image_size, image_size)

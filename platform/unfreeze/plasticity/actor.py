@@ -1,14 +1,13 @@
-"""The pre-pass as a Ray actor: looks at model and data, measures, and goes away, GPU and all."""
+"""The pre-pass as a Ray actor: looks at model and data, measures, and goes away, GPU and all.
+
+The driver imports this file to name the class, so torch and timm are imported in the methods: 10 s of CPU it never needs.
+"""
 
 from pathlib import Path
 
 import ray
-import torch
 
 from unfreeze.config import Config
-from unfreeze.data.catalog import Dataset, Part, load_source, load_train_val
-from unfreeze.models.build import BaseModel, build_model, input_size
-from unfreeze.plasticity.estimator import measure_plasticity
 from unfreeze.records import DataFacts, ModelFacts, PlasticityTable
 
 
@@ -16,7 +15,6 @@ class PrePass:
     """Holds model and data on the node that has them; the driver may have neither."""
 
     def __init__(self, config: Config) -> None:
-        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
         self._config = config
 
     def facts(self) -> tuple[ModelFacts, DataFacts]:
@@ -25,12 +23,18 @@ class PrePass:
         Raises:
             ModelError, DataError, StorageError: everything that can be wrong with either, before any trial starts.
         """
+        import torch
+
+        from unfreeze.data.catalog import load_source, load_train_val
+        from unfreeze.models.build import build_model, input_size
+
+        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
         config = self._config
         size = input_size(config.model)
-        self._data: Dataset = load_train_val(config.data, image_size=size)
-        self._source: Part = load_source(config.data, image_size=size)
+        self._data = load_train_val(config.data, image_size=size)
+        self._source = load_source(config.data, image_size=size)
         cache_dir = Path(config.data.cache_dir)
-        self._base: BaseModel = build_model(config.model, num_classes=len(self._data.classes), cache_dir=cache_dir)
+        self._base = build_model(config.model, num_classes=len(self._data.classes), cache_dir=cache_dir)
         facts = DataFacts(
             name=config.data.name,
             digest=self._data.digest,
@@ -45,6 +49,10 @@ class PrePass:
 
     def measure(self) -> PlasticityTable:
         """Plasticity of every component, both modes, source × training images. After `facts`."""
+        import torch
+
+        from unfreeze.plasticity.estimator import measure_plasticity
+
         return measure_plasticity(
             self._base.module,
             self._base.spec,

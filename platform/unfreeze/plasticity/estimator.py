@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from unfreeze.components.mapping import BlockModules, block_modules
@@ -152,7 +152,7 @@ def _check_finite(values: np.ndarray, mode: str) -> None:
 
 def _rows(mode: str, moments: Moments) -> Iterator[PlasticityRow]:
     count, sd = moments.count, moments.sd
-    half = stats.t.ppf(0.975, count - 1) * sd / math.sqrt(count) if count > 1 else np.full_like(sd, math.inf)
+    half = stdtrit(count - 1, 0.975) * sd / math.sqrt(count) if count > 1 else np.full_like(sd, math.inf)
     last = len(moments.mean) - 1
     for block in range(len(moments.mean)):
         for index, component in enumerate(COMPONENTS):

@@ -10,12 +10,18 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from unfreeze.config import Config
-from unfreeze.slots.worker import serve
 from unfreeze.storage.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 30.0
+
+
+def run_slot(arguments: dict[str, Any]) -> None:
+    """`serve`, imported where it runs: the driver needs neither timm nor the data floor."""
+    from unfreeze.slots.worker import serve
+
+    serve(arguments)
 
 
 class SlotPool:
@@ -64,7 +70,7 @@ class SlotPool:
         # Train wants a place for its own state; we report it no checkpoints, so a local folder does on any cluster.
         with tempfile.TemporaryDirectory(prefix="unfreeze-train-", ignore_cleanup_errors=True) as folder:
             trainer = TorchTrainer(
-                serve,
+                run_slot,
                 train_loop_config=arguments,
                 scaling_config=ScalingConfig(
                     num_workers=cluster.workers_per_trial,

@@ -16,8 +16,8 @@ class Ledger:
     """Objects of one sweep below ``{storage}/{sweep}/``.
 
     ``config.json``, ``environment.json``, ``facts.json``, ``plasticity.json``, ``trials/<id>.json``,
-    ``checkpoints/<id>/…``, ``final.json``, ``report.html``, ``export/…``, ``mlflow.json`` (which MLflow runs are ours). Each trial has one writer at a time, the slot
-    that runs it, so no object is ever written by two.
+    ``checkpoints/<id>/…``, ``final.json``, ``report.html``, ``export/…``, ``mlflow.json`` (which MLflow runs are ours).
+    Each trial has one writer at a time, the slot that runs it, so no object is ever written by two.
     """
 
     def __init__(self, location: str, sweep: str) -> None:

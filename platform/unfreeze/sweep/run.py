@@ -18,11 +18,14 @@ from ray import tune
 from unfreeze.config import Config
 from unfreeze.errors import ClusterError, SweepInterrupted, SweepMismatchError, UnfreezeError
 from unfreeze.finetune.schedule import report_steps, total_steps
+from unfreeze.plasticity.actor import PrePass
 from unfreeze.records import (
     DataFacts,
     Evidence,
+    FinalResult,
     ModelFacts,
     PlasticityTable,
+    Recommendation,
     plasticity_table_from_dict,
     to_dict,
 )
@@ -70,8 +73,6 @@ def run_sweep(config: Config) -> Evidence:
 
 def pre_pass(config: Config, ledger: Ledger) -> tuple[ModelFacts, DataFacts, PlasticityTable]:
     """Look at model and data, measure plasticity; both are kept in the ledger and reused while nothing changed."""
-    from unfreeze.plasticity.actor import PrePass
-
     actor = ray.remote(**worker_resources(config.cluster))(PrePass).remote(config)
     try:
         with plain_errors():
@@ -155,8 +156,6 @@ def run_trials(config: Config, ledger: Ledger, search: PlannedSearch, mirror: Ml
 
 def open_test(config: Config, ledger: Ledger, data: DataFacts) -> None:
     """Break the seal: evaluate and export the recommended selection, once."""
-    from unfreeze.sweep.finalize import finalize
-
     recommendation = recommend(ledger.trials())
     if recommendation is None:
         raise UnfreezeError(
@@ -164,7 +163,7 @@ def open_test(config: Config, ledger: Ledger, data: DataFacts) -> None:
             f"{ledger.url('trials/')} say why"
         )
     with plain_errors():
-        ray.get(ray.remote(**worker_resources(config.cluster))(finalize).remote(config, ledger, recommendation, data))
+        ray.get(ray.remote(**worker_resources(config.cluster))(_finalize).remote(config, ledger, recommendation, data))
 
 
 def describe_environment() -> dict[str, Any]:
@@ -180,6 +179,13 @@ def describe_environment() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "versions": versions,
     }
+
+
+def _finalize(config: Config, ledger: Ledger, recommendation: Recommendation, data: DataFacts) -> FinalResult:
+    """`finalize`, imported where it runs: the driver needs no model."""
+    from unfreeze.sweep.finalize import finalize
+
+    return finalize(config, ledger, recommendation, data)
 
 
 def _check_unchanged(ledger: Ledger, facts: dict[str, Any]) -> None:
