@@ -8,6 +8,9 @@ BIN := .venv/bin
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 READY := .venv/.ready
 
+# A sweep is a dozen processes that import torch, Ray and timm; without bytecode each compiles them anew, 5 to 10 s a piece.
+export PYTHONDONTWRITEBYTECODE :=
+
 help:
 	@sed -n '1s/^# //p' Makefile
 

@@ -79,7 +79,9 @@ def tune_trials(trainable: Any, space: dict[str, Any], num_trials: int, folder: 
         run_config=tune.RunConfig(storage_path=folder, verbose=0, callbacks=[Clock()]),
     ).fit()
     assert len(ends) == num_trials, f"{len(ends)} of {num_trials} trials ended"
-    print(f"{num_trials} trials, first after {ends[0] - started:.2f} s, last after {ends[-1] - started:.2f} s", flush=True)
+    print(
+        f"{num_trials} trials, first after {ends[0] - started:.2f} s, last after {ends[-1] - started:.2f} s", flush=True
+    )
     return (ends[-1] - started) / num_trials
 
 

@@ -6,7 +6,7 @@ YAML and command line only fill these dataclasses. `load_config` is the door: be
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -101,7 +101,7 @@ class SearchConfig:
     baselines: list[str] = field(default_factory=lambda: ["all", "none"])  # selections tried after the single ones
     max_trainable_share: Share = 1.0  # of the model's parameters, head included; 1: off
     early_stopping: bool = True  # asynchronous successive halving on images_seen
-    reduction_factor: Annotated[float, Field(gt=1)] = 3.0  # 1/this of the trials passes each rung
+    reduction_factor: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = 3.0  # 1/this pass each rung
     grace_reports: Count = 2  # the first rung: reports before a trial may be stopped
     confirm_top: Annotated[int, Field(ge=0)] = 3  # best (selection, learning rate) run again on more seeds; 0: off
     confirm_seeds: Annotated[int, Field(ge=0)] = 2  # additional seeds each
@@ -166,21 +166,6 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     trial: TrialConfig = field(default_factory=TrialConfig)
 
-    def __post_init__(self) -> None:
-        workers = self.cluster.workers_per_trial
-        if self.finetune.batch_size % workers:
-            raise ValueError(
-                f"finetune.batch_size must be a multiple of cluster.workers_per_trial, but got "
-                f"{self.finetune.batch_size} and {workers}"
-            )
-        if self.data.name != "digits" and self.data.source_path is None:
-            raise ValueError(
-                f"data.source_path must name a tree of source-domain images for data={self.data.name}, which the "
-                f"pre-pass pairs with the downstream ones, but got null"
-            )
-        if self.data.name == "folder" and self.data.path is None:
-            raise ValueError("data.path must name an image folder (local or s3://) for data=folder, but got null")
-
 
 def load_config(raw: DictConfig | Mapping[str, Any]) -> Config:
     """Turn a composed configuration into a checked `Config`.
@@ -190,13 +175,45 @@ def load_config(raw: DictConfig | Mapping[str, Any]) -> Config:
     """
     try:
         plain = OmegaConf.to_container(raw, resolve=True) if isinstance(raw, DictConfig) else dict(raw)
-        # Through JSON, because strict mode takes a list for a tuple and an int for a float from JSON alone.
-        return _absolute(TypeAdapter(Config).validate_json(json.dumps(plain)))
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration cannot be resolved: {error}") from error
+    assert isinstance(plain, dict)
+    problems: list[str] = []
+    unsound: set[Any] = set()
+    try:
+        config = _validate(plain)
     except ValidationError as error:
-        problems = "\n".join(f"  {line}" for line in dict.fromkeys(_describe(item) for item in error.errors()))
-        raise ConfigError(f"the configuration has problems, nothing was started:\n{problems}") from None
+        problems += dict.fromkeys(_describe(item) for item in error.errors())
+        unsound = {item["loc"][0] for item in error.errors()}
+        config = _validate({key: value for key, value in plain.items() if key not in unsound})
+    problems += [text for sections, text in _contradictions(config) if not unsound.intersection(sections)]
+    if problems:
+        listing = "\n".join(f"  {line}" for line in problems)
+        raise ConfigError(f"the configuration has problems, nothing was started:\n{listing}")
+    return _absolute(config)
+
+
+def _validate(plain: dict[Any, Any]) -> Config:
+    # Through JSON, because strict mode takes a list for a tuple and an int for a float from JSON alone.
+    return TypeAdapter(Config).validate_json(json.dumps(plain))
+
+
+def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong between options that are each right, with the sections it involves."""
+    batch, workers = config.finetune.batch_size, config.cluster.workers_per_trial
+    if batch % workers:
+        yield (
+            ("finetune", "cluster"),
+            f"finetune.batch_size must be a multiple of cluster.workers_per_trial, but got {batch} and {workers}",
+        )
+    if config.data.name == "folder" and config.data.path is None:
+        yield ("data",), "data.path must name an image folder (local or s3://) for data=folder, but got null"
+    if config.data.name != "digits" and config.data.source_path is None:
+        yield (
+            ("data",),
+            f"data.source_path must name a tree of source-domain images for data={config.data.name}, which the "
+            f"pre-pass pairs with the downstream ones, but got null",
+        )
 
 
 def _absolute(config: Config) -> Config:

@@ -10,7 +10,8 @@ from unfreeze.errors import SelectionError
 def unfreeze_only(model: nn.Module, selection: Selection, *, train_head: bool) -> list[str]:
     """Train exactly the selection (and the head); returns the trained parameters' names, in model order.
 
-    Frozen parameters lose their gradient buffers, so a selection change leaves no memory behind.
+    All gradient buffers go: a selection change leaves no memory behind, and a trial that broke off between two
+    micro-batches no gradient that the next one's first step would add to.
 
     Raises:
         SelectionError: the selection was made for another depth, or nothing at all would be trained.
@@ -25,6 +26,5 @@ def unfreeze_only(model: nn.Module, selection: Selection, *, train_head: bool) -
         raise SelectionError(f"selection {str(selection)!r} with finetune.train_head=false trains nothing")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
-        if name not in trained:
-            parameter.grad = None
+        parameter.grad = None
     return [name for name, _ in model.named_parameters() if name in trained]

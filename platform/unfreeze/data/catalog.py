@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from unfreeze.config import DataConfig
-from unfreeze.data.decode import ImageArray, cached, decode_files, fingerprint, list_files, make_array, square
+from unfreeze.data.decode import (
+    ImageArray,
+    cached,
+    check_bad_files,
+    decode_files,
+    fingerprint,
+    list_files,
+    make_array,
+    square,
+)
 from unfreeze.data.embedded import load_digits_images, render_glyphs
 from unfreeze.data.splits import stratified_split, stratified_subset
 from unfreeze.data.stage import local_tree
@@ -177,9 +186,11 @@ def _cached_files(config: DataConfig, root: Path, files: list[str], labels: list
     key = {"files": fingerprint(root, files), "labels": labels, "size": size, "root": str(root)}
 
     def decode() -> ImageArray:
-        return decode_files(root, files, labels, size=size, max_bad_share=config.max_bad_share)
+        return decode_files(root, files, labels, size=size)
 
-    return cached(_cache_dir(config), key, decode)
+    array = cached(_cache_dir(config), key, decode)
+    check_bad_files(array, root, max_bad_share=config.max_bad_share)
+    return array
 
 
 def _load_torchvision(config: DataConfig, image_size: int) -> _Raw:

@@ -20,7 +20,7 @@ from unfreeze.errors import DataError
 logger = logging.getLogger(__name__)
 
 # Part of every cache key: raise it when decoding changes, so that no stale pixels are read.
-_FORMAT = 1
+_FORMAT = 2
 _DECODE_THREADS = 4  # PIL releases the GIL while it decodes; beyond a few threads the disk is the limit
 
 
@@ -88,16 +88,16 @@ def fingerprint(root: Path, files: Sequence[str]) -> list[list[Any]]:
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
-def decode_files(
-    root: Path, files: Sequence[str], labels: Sequence[int], *, size: int, max_bad_share: float
-) -> ImageArray:
+def decode_files(root: Path, files: Sequence[str], labels: Sequence[int], *, size: int) -> ImageArray:
     """Decode ``files`` to squares: short side resized, centre cropped.
 
     The side is ``size`` px, or the largest short side among the images when all are smaller: enlarging is left to the
     training device, so a 32-px set costs 32-px memory.
 
+    Files that cannot be read are left out and named in the result; `check_bad_files` judges their share.
+
     Raises:
-        DataError: nothing to decode, or the share of unreadable files is above ``max_bad_share``; names them.
+        DataError: nothing to decode.
     """
     if not files:
         raise DataError(f"no image files below {root}; expected one folder of images per class")
@@ -107,32 +107,50 @@ def decode_files(
         stored = min(size, max(readable, default=size))
         decoded = list(threads.map(lambda name: _decode(root / name, stored), files))
     bad = [name for name, image in zip(files, decoded, strict=True) if image is None]
-    if bad:
-        listing = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
-        if len(bad) > max_bad_share * len(files):
-            raise DataError(
-                f"{len(bad)} of {len(files)} files below {root} cannot be read as images, more than "
-                f"data.max_bad_share={max_bad_share}: {listing}; mend or remove them"
-            )
-        logger.warning("left out %d of %d files below %s that cannot be read: %s", len(bad), len(files), root, listing)
     kept = [(image, label) for image, label in zip(decoded, labels, strict=True) if image is not None]
+    if not kept:
+        raise DataError(f"none of the {len(files)} files below {root} can be read as an image: {_listing(bad)}")
     images = np.stack([image for image, _ in kept])
     return make_array(images, np.array([label for _, label in kept]), bad)
 
 
+def check_bad_files(array: ImageArray, root: Path, *, max_bad_share: float) -> None:
+    """Judge the unreadable files of an array, freshly decoded or from the cache.
+
+    Raises:
+        DataError: their share is above ``max_bad_share``; names them.
+    """
+    bad, total = array.bad_files, len(array) + len(array.bad_files)
+    if len(bad) > max_bad_share * total:
+        raise DataError(
+            f"{len(bad)} of {total} files below {root} cannot be read as images, more than "
+            f"data.max_bad_share={max_bad_share}: {_listing(bad)}; mend or remove them"
+        )
+    if bad:
+        logger.warning("left out %d of %d files below %s, unreadable: %s", len(bad), total, root, _listing(bad))
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
 def square(image: Image.Image, size: int) -> np.ndarray:
-    """Short side to ``size`` px (bicubic, antialiased), centre crop: uint8 (size, size, 3)."""
+    """The centre square, resized to ``size`` px (bicubic, antialiased): uint8 (size, size, 3)."""
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255: all white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:  # straight to RGB it warns and guesses
+        image = image.convert("RGBA")
     image = image.convert("RGB")
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    # The crop as the resize's box: a strip of 1 × 60,000 px is never enlarged as a whole.
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
-# What PIL raises on files that are no images, cut short, or bombs (its SyntaxError is about broken PNG chunks).
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+# What Pillow raises on files that are no images, cut short, or bombs: SyntaxError for broken PNG chunks, RuntimeError
+# for AVIF and odd DDS.
+_UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
 
 
 def _short_side(path: Path) -> int | None:

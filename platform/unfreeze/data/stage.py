@@ -1,5 +1,6 @@
 """An ``s3://`` tree as a local folder: downloaded once per node, atomically, several objects at once."""
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -27,21 +28,25 @@ def local_tree(location: str, *, cache_dir: Path) -> Path:
     from unfreeze.storage.s3 import S3Storage
 
     storage = S3Storage(location)
-    entries = storage.fingerprints()
+    # Consoles create empty objects named like folders; they are no files.
+    entries = [(key, tag) for key, tag in storage.fingerprints() if key and not key.endswith("/")]
     if not entries:
         raise DataError(f"no objects below {location!r}; give the prefix of an ImageFolder tree")
     name = hashlib.sha256(json.dumps([location, entries]).encode()).hexdigest()[:32]
     folder = cache_dir / "staged" / name
     if not folder.exists():
         temporary = folder.with_name(f".tmp-{uuid.uuid4().hex}")
-        for key, _ in entries:
-            (temporary / key).parent.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(_DOWNLOADS) as threads:
-            list(threads.map(lambda entry: storage.download(entry[0], temporary / entry[0]), entries))
         try:
-            temporary.rename(folder)
-        except OSError:  # another process was first
-            shutil.rmtree(temporary)
+            for key, _ in entries:
+                if ".." in Path(key).parts:
+                    raise DataError(f"{location!r} holds an object whose key leaves its prefix: {key!r}")
+                (temporary / key).parent.mkdir(parents=True, exist_ok=True)
+            with ThreadPoolExecutor(_DOWNLOADS) as threads:
+                list(threads.map(lambda entry: storage.download(entry[0], temporary / entry[0]), entries))
+            with contextlib.suppress(OSError):  # another process was first
+                temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -1,5 +1,6 @@
 """Delta checkpoints: what a trial changed, its optimizer state and position, as safetensors. Nothing is unpickled."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from unfreeze.components.mapping import group_of
 from unfreeze.errors import CheckpointError
 from unfreeze.models.build import parameter_dict
 from unfreeze.records import TrialReport, TrialSpec, to_dict, trial_spec_from_dict
@@ -35,6 +37,7 @@ class Checkpoint:
             "base_digest": self.base_digest,
             "step": self.step,
             "reports": [to_dict(report) for report in self.reports],
+            "sha256": _digest(tensors),
         }
         return save_tensors(tensors, metadata={"unfreeze": json.dumps(meta)})
 
@@ -50,13 +53,16 @@ class Checkpoint:
             # safetensors' loader drops the metadata; the header is 8 bytes of length, then JSON.
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             meta = json.loads(header["__metadata__"]["unfreeze"])
-        except (SafetensorError, ValueError, KeyError) as error:
+            spec = trial_spec_from_dict(meta["spec"])
+            reports = tuple(TrialReport(**report) for report in meta["reports"])
+            step, made_on, sha256 = int(meta["step"]), str(meta["base_digest"]), meta["sha256"]
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint is damaged ({error!r}); delete it to start over") from error
+        if sha256 != _digest(tensors):  # safetensors has no checksum of its own
+            raise CheckpointError("the checkpoint is damaged (its tensors changed); delete it to start over")
+        if made_on != base_digest:
             raise CheckpointError(
-                f"the checkpoint is damaged ({error}); delete it and the trial starts over"
-            ) from error
-        if meta["base_digest"] != base_digest:
-            raise CheckpointError(
-                f"the checkpoint was made on base weights {meta['base_digest'][:12]}…, this model's are "
+                f"the checkpoint was made on base weights {made_on[:12]}…, this model's are "
                 f"{base_digest[:12]}…; use the model and weights of its sweep"
             )
         parts: dict[str, dict[str, Tensor]] = {_PARAMETER: {}, _OPTIMIZER: {}}
@@ -64,13 +70,21 @@ class Checkpoint:
             kind = _PARAMETER if name.startswith(_PARAMETER) else _OPTIMIZER
             parts[kind][name.removeprefix(kind)] = value
         return Checkpoint(
-            spec=trial_spec_from_dict(meta["spec"]),
-            base_digest=meta["base_digest"],
-            step=meta["step"],
-            reports=tuple(TrialReport(**report) for report in meta["reports"]),
+            spec=spec,
+            base_digest=made_on,
+            step=step,
+            reports=reports,
             parameters=parts[_PARAMETER],
             optimizer=parts[_OPTIMIZER],
         )
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
@@ -89,13 +103,24 @@ def restore(
 ) -> None:
     """Put a checkpoint's tensors back. ``optimizer`` None: weights alone, for evaluation and export.
 
+    ``names``: the parameters that ``optimizer`` trains, in its order.
+
     Raises:
-        CheckpointError: it holds other parameters than the model trains.
+        CheckpointError: it holds other parameters than the model has or trains, or of other shapes; nothing was copied.
     """
     own = dict(module.named_parameters())
-    strangers = [name for name in checkpoint.parameters if name not in own]
-    if strangers:
-        raise CheckpointError(f"the checkpoint holds parameters the model lacks: {', '.join(strangers)}")
+    problems = [
+        f"{name} {tuple(value.shape)} is not in the model, or of another shape there"
+        for name, value in checkpoint.parameters.items()
+        if name not in own or own[name].shape != value.shape
+    ]
+    if optimizer is not None:
+        # The classifier is in every checkpoint, trained or not.
+        held = {name for name in checkpoint.parameters if group_of(name) != "head"}
+        trained = {name for name in names if group_of(name) != "head"}
+        problems += [f"{name} is trained on one side only" for name in sorted(held ^ trained)]
+    if problems:
+        raise CheckpointError(f"a checkpoint of {checkpoint.spec.selection!r} does not fit: {'; '.join(problems[:8])}")
     with torch.no_grad():
         for name, value in parameter_dict(module, list(checkpoint.parameters)).items():
             value.copy_(checkpoint.parameters[name])
@@ -104,5 +129,5 @@ def restore(
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in checkpoint.optimizer.items():
         name, _, entry = key.rpartition(".")
-        state.setdefault(names.index(name), {})[entry] = value
+        state.setdefault(names.index(name), {})[entry] = value.clone()  # the optimizer writes into what it is given
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

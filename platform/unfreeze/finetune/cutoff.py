@@ -9,7 +9,7 @@ def best_until(reports: Sequence[TrialReport], images_seen: int) -> float | None
     """Best validation accuracy up to a rung; None for a trial that did not get there."""
     if not reports or reports[-1].images_seen < images_seen:
         return None
-    return max(report.val_accuracy for report in reports if report.images_seen <= images_seen)
+    return max((report.val_accuracy for report in reports if report.images_seen <= images_seen), default=None)
 
 
 def misses_cutoff(reports: Sequence[TrialReport], stop_below: Sequence[tuple[int, float]]) -> bool:

@@ -1,5 +1,6 @@
 """Building the base model: any supported timm Vision Transformer, its weights, and what the driver must know of it."""
 
+import difflib
 import hashlib
 import sys
 from dataclasses import dataclass
@@ -75,11 +76,16 @@ def input_size(config: ModelConfig) -> int:
     Raises:
         ModelError: timm knows no such model.
     """
+    if "img_size" in config.kwargs:
+        raise ModelError(
+            f"the input's side is model.image_size, but got model.kwargs.img_size={config.kwargs['img_size']}"
+        )
     if config.image_size is not None:
         return config.image_size
-    if not timm.is_model(config.name):
-        raise ModelError(_explain_create(config, ValueError("unknown")))
-    return timm.get_pretrained_cfg(config.name).input_size[-1]
+    try:
+        return timm.get_pretrained_cfg(config.name, allow_unregistered=False).input_size[-1]
+    except RuntimeError as error:
+        raise ModelError(_explain_create(config, error)) from error
 
 
 def init_classifier(module: nn.Module, names: tuple[str, ...], *, seed: int) -> None:
@@ -105,14 +111,15 @@ def weights_digest(module: nn.Module, *, leave_out: tuple[str, ...] = ()) -> str
 
 
 def _load_weights(module: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
-    try:
-        state: dict[str, Any] = load_state_dict(str(path), device="cpu", weights_only=True)
-    except Exception as error:
-        raise ModelError(f"cannot read weights from {path}: {error}") from error
     # Each timm model file translates foreign checkpoints and resamples position embeddings by a function of this name.
     translate = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
-    if translate is not None:
-        state = translate(state, module)
+    try:
+        state: dict[str, Any] = load_state_dict(str(path), device="cpu", weights_only=True)
+        state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        if translate is not None:
+            state = translate(state, module)
+    except Exception as error:  # a foreign file can fail in as many ways as there are formats
+        raise ModelError(f"cannot read weights for {type(module).__name__} from {path}: {error}") from error
     state = {name: value.float() for name, value in state.items() if name not in classifier}
     expected = {name: value for name, value in module.state_dict().items() if name not in classifier}
     problems = [f"missing {name}" for name in expected if name not in state]
@@ -152,8 +159,9 @@ def _local_file(location: str, cache_dir: Path) -> Path:
 
 def _explain_create(config: ModelConfig, error: Exception) -> str:
     if not timm.is_model(config.name):
-        near = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
-        return f"timm knows no model {config.name!r}" + (f"; some that are near: {', '.join(near)}" if near else "")
+        family = timm.list_models(f"{config.name.split('_')[0]}_*") or timm.list_models()
+        near = difflib.get_close_matches(config.name, family, n=5, cutoff=0.4)
+        return f"timm knows no model {config.name!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
     return (
         f"timm could not create model.name={config.name!r} with {config.kwargs} and weights={config.weights!r}: {error}"
     )

@@ -1,6 +1,6 @@
 """The pre-pass as a Ray actor: looks at model and data, measures, and goes away, GPU and all.
 
-The driver imports this file to name the class, so torch and timm are imported in the methods: 10 s of CPU it never needs.
+The driver imports this file to name the class, so the methods import torch and timm: seconds of CPU it never needs.
 """
 
 from pathlib import Path

@@ -15,7 +15,7 @@ from unfreeze.components.mapping import BlockModules, block_modules
 from unfreeze.config import PlasticityConfig
 from unfreeze.data.batches import InputSpec, eval_view, to_device
 from unfreeze.data.catalog import Part
-from unfreeze.errors import ModelError
+from unfreeze.errors import DataError, ModelError
 from unfreeze.plasticity.formulas import pair_norm, rate_of_change, reference_changes
 from unfreeze.records import COMPONENTS, PlasticityRow, PlasticityTable
 from unfreeze.seeding import derive_seed
@@ -65,6 +65,7 @@ def measure_plasticity(
 
     Raises:
         ModelError: a component's output is NaN or infinite.
+        DataError: every pair holds two equal images.
     """
     started = time.perf_counter()
     module = module.to(device).eval()
@@ -74,13 +75,17 @@ def measure_plasticity(
     skipped = 0
     for x, y in _pair_batches(source, target, config):
         views = [eval_view(to_device(images, device), spec) for images in (x, y)]
-        rates = _rates(module, modules, torch.cat(views))
-        distinct = ~np.isnan(rates["reference"]).all((1, 2))
+        rates, distance = _rates(module, modules, torch.cat(views))
+        if not np.isfinite(distance).all():
+            raise ModelError("the embedding's output is NaN or infinite; check the weights of embed and the images")
+        distinct = distance > 0
         skipped += int((~distinct).sum())
         for mode, values in rates.items():
             values = values[distinct]
             _check_finite(values, mode)
             moments[mode].update(np.concatenate([values, values.mean(1, keepdims=True)], axis=1))
+    if not moments["reference"].count:
+        raise DataError(f"all {skipped} pairs hold equal images, so there is no rate of change; check data.source_path")
     return PlasticityTable(
         rows=tuple(row for mode in MODES for row in _rows(mode, moments[mode])),
         skipped_pairs=skipped,
@@ -102,8 +107,11 @@ def _pair_batches(source: Part, target: Part, config: PlasticityConfig) -> Itera
         yield source.take(left[chosen]), target.take(right[chosen])
 
 
-def _rates(module: nn.Module, modules: list[BlockModules], images: Tensor) -> dict[str, np.ndarray]:
-    """Rates of change of a batch whose first half is x and second half y: mode → float64 (B, blocks, components)."""
+def _rates(module: nn.Module, modules: list[BlockModules], images: Tensor) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Rates of change of a batch whose first half is x and second half y: mode → float64 (B, blocks, components).
+
+    And the distances of the embedding outputs, float64 (B,): 0 for equal images, whose rates are NaN.
+    """
     in_situ: dict[tuple[int, str], Tensor] = {}
     embedded: list[Tensor] = []
     attention_kwargs: dict[int, dict[str, Any]] = {}
@@ -130,17 +138,18 @@ def _rates(module: nn.Module, modules: list[BlockModules], images: Tensor) -> di
         module.forward_features(images)  # type: ignore[operator]
     x, y = embedded[0].chunk(2)
     distance = pair_norm(x - y)
-    distance = torch.where(distance > 0, distance, torch.nan)
+    nonzero = torch.where(distance > 0, distance, torch.nan)
     reference = [reference_changes(parts, x, y, attention_kwargs[index]) for index, parts in enumerate(modules)]
 
     def stack(value: Any) -> np.ndarray:
         rows = [torch.stack([value(index, name) for name in COMPONENTS], dim=1) for index in range(len(modules))]
         return torch.stack(rows, dim=1).cpu().numpy()
 
-    return {
-        "reference": stack(lambda index, name: reference[index][name] / distance),
+    rates = {
+        "reference": stack(lambda index, name: reference[index][name] / nonzero),
         "in_situ": stack(lambda index, name: in_situ[index, name]),
     }
+    return rates, distance.cpu().numpy()
 
 
 def _check_finite(values: np.ndarray, mode: str) -> None:

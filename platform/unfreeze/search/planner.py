@@ -124,7 +124,10 @@ class Planner:
             if self.space.fits(larger) and (not selection.members or rng.random() < 0.5):
                 selection = larger
         low, high = np.log(self.space.learning_rate_low), np.log(self.space.learning_rate_high)
-        return _Point(str(selection), float(np.exp(rng.uniform(low, high))), "search")
+        rate = float(np.exp(rng.uniform(low, high)))
+        # exp(log(x)) may lie a rounding error outside the range.
+        rate = min(max(rate, self.space.learning_rate_low), self.space.learning_rate_high)
+        return _Point(str(selection), rate, "search")
 
     def _confirmation(self, index: int, final: Mapping[int, TrialRecord]) -> TrialSpec | None:
         """The best selections again, each on seeds of its own, so that the winner is not a lucky draw."""

@@ -20,13 +20,13 @@ def recommend(records: Iterable[TrialRecord]) -> Recommendation | None:
     A configuration seen with one seed cannot outrank one confirmed with three: its number is the luckiest of many.
     None when nothing finished.
     """
-    groups: dict[tuple[str, float], list[TrialRecord]] = {}
-    for record in _finished(records):
-        groups.setdefault((record.spec.selection, record.spec.learning_rate), []).append(record)
+    groups: dict[tuple[str, float], dict[int, TrialRecord]] = {}
+    for record in _finished(records):  # by seed: the same run twice is no second opinion
+        groups.setdefault((record.spec.selection, record.spec.learning_rate), {})[record.spec.seed] = record
     if not groups:
         return None
     most_seeds = max(len(group) for group in groups.values())
-    confirmed = [group for group in groups.values() if len(group) == most_seeds]
+    confirmed = [list(group.values()) for group in groups.values() if len(group) == most_seeds]
     winner = max(confirmed, key=lambda group: (statistics.fmean(_accuracies(group)), -group[0].trainable_parameters))
     accuracies = _accuracies(winner)
     ordered = sorted(winner, key=_merit, reverse=True)

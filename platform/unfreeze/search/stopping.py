@@ -25,7 +25,7 @@ def rungs(milestones: Sequence[int], *, grace_reports: int, reduction_factor: fl
     while round(position) < len(milestones):
         chosen.append(milestones[round(position) - 1])
         position *= reduction_factor
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
 def cutoffs(

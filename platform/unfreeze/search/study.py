@@ -1,6 +1,7 @@
 """The planner as a Ray Tune searcher. Optuna's study here is a view: what it knows, the ledger knew first."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -63,10 +64,11 @@ class PlannedSearch(OptunaSearch):
     @property
     def is_complete(self) -> bool:
         """Whether every trial the planner wants has an outcome."""
-        index = len(self._planned)
-        if not self._planner.is_ready(index, self._final) or any(i not in self._final for i in self._planned):
+        index = len(self._final)
+        if set(self._final) != set(range(index)) or not self._planner.is_ready(index, self._final):
             return False
-        return self._planner.plan(index, self._final, self._planned) is None
+        specs = {i: record.spec for i, record in self._final.items()}
+        return self._planner.plan(index, self._final, specs) is None
 
     @property
     def final(self) -> dict[int, TrialRecord]:
@@ -104,8 +106,8 @@ class PlannedSearch(OptunaSearch):
             if not error and outcome.get("state") != TrialState.FAILED:
                 return  # interrupted: its checkpoint stands, the next run of the sweep goes on with it
             reason = outcome.get("error") or "Tune lost the trial; see Ray's logs"
-            record = TrialRecord(
-                spec=spec, state=TrialState.FAILED, reports=record.reports if record else (), error=reason
+            record = replace(
+                record or TrialRecord(spec=spec, state=TrialState.RUNNING), state=TrialState.FAILED, error=reason
             )
             self._ledger.write_trial(record)
         if record.error:

@@ -59,6 +59,11 @@ class Board:
         known = self._jobs.get(job_id)
         if known is not None:
             known.followers.add(follower)
+            known.cancelled = False
+            if known.outcome is not None and known.outcome["state"] == INTERRUPTED:
+                known.outcome = None
+                self._queue.append(job_id)
+                await self._announce()
             return
         self._jobs[job_id] = _Job(trial, followers={follower})
         self._queue.append(job_id)

@@ -107,7 +107,8 @@ def _run(slot: _Slot, job: dict[str, Any]) -> None:
     if written is not None and written.state.is_final:  # the slot that ran it died between the ledger and the board
         _finish(slot, job, written)
         return
-    record = TrialRecord(spec=trial, state=TrialState.RUNNING, slot=slot.slot_id, attempts=job["attempt"])
+    attempts = written.attempts + 1 if written is not None else 1
+    record = TrialRecord(spec=trial, state=TrialState.RUNNING, slot=slot.slot_id, attempts=attempts)
     try:
         record = _train(slot, trial, record, job)
     except Diverged as error:
@@ -134,8 +135,7 @@ def _train(slot: _Slot, trial: TrialSpec, record: TrialRecord, job: dict[str, An
     """Drive the loop: write checkpoint and record at each report, then ask whether to go on."""
     resume = _read_checkpoint(slot, trial)
     if resume is not None:
-        previous = slot.ledger.trial(trial.trial_id)
-        record = replace(record, attempts=(previous.attempts if previous else 0) + 1, reports=resume.reports)
+        record = replace(record, reports=resume.reports)
     if slot.is_leader:
         slot.ledger.write_trial(record)
     progress_of = finetune(

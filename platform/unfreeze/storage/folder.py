@@ -1,5 +1,6 @@
 """Storage in a folder, local or on a shared file system."""
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -17,7 +18,7 @@ class FolderStorage:
     def read(self, key: str) -> bytes:
         try:
             return self._path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise KeyError(key) from None
         except OSError as error:
             raise StorageError(f"cannot read {self.url(key)}: {error.strerror}; check its permissions") from error
@@ -33,7 +34,8 @@ class FolderStorage:
                 os.fsync(file.fileno())  # without it a power cut can leave an empty file behind the rename
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise StorageError(
                 f"cannot write {self.url(key)}: {error.strerror}; choose another storage=… or mend its permissions"
             ) from error
@@ -51,6 +53,8 @@ class FolderStorage:
     def delete(self, key: str) -> None:
         try:
             self._path(key).unlink(missing_ok=True)
+        except NotADirectoryError:  # there is no such object
+            return
         except OSError as error:
             raise StorageError(f"cannot delete {self.url(key)}: {error.strerror}") from error
 

@@ -53,12 +53,14 @@ class Ledger:
     def trials(self) -> list[TrialRecord]:
         """Every trial's record, by index."""
         keys = [key for key in self.storage.keys(self._key("trials/")) if key.endswith(".json")]
-        records = [trial_record_from_dict(self._parse(key, self.storage.read(key))) for key in keys]
+        records = [self._read_trial(key.removeprefix(self._key(""))) for key in keys]
         return sorted(records, key=lambda record: record.spec.index)
 
     def trial(self, trial_id: str) -> TrialRecord | None:
-        raw = self.read_json(f"trials/{trial_id}.json")
-        return None if raw is None else trial_record_from_dict(raw)
+        try:
+            return self._read_trial(f"trials/{trial_id}.json")
+        except KeyError:
+            return None
 
     def write_trial(self, record: TrialRecord) -> None:
         self.write_json(f"trials/{record.spec.trial_id}.json", to_dict(record))
@@ -85,6 +87,15 @@ class Ledger:
     def url(self, key: str) -> str:
         return self.storage.url(self._key(key))
 
+    def _read_trial(self, key: str) -> TrialRecord:
+        raw = self._parse(key, self.read_bytes(key))
+        try:
+            return trial_record_from_dict(raw)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(
+                f"{self.url(key)} is no trial's record ({error!r}); restore it, or delete it and the trial runs again"
+            ) from error
+
     def _key(self, key: str) -> str:
         return f"{self.sweep}/{key}"
 
@@ -96,4 +107,5 @@ class Ledger:
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _FREE_SECTIONS and key != "storage"}
+    kept = {key: value for key, value in config.items() if key not in _FREE_SECTIONS and key != "storage"}
+    return {**kept, "data": {key: value for key, value in config["data"].items() if key != "cache_dir"}}

@@ -32,6 +32,8 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         # Board, trials, controllers and workers are about a dozen processes, most of them asleep; on two cores Ray
         # takes that for a runaway and says so.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
+        # One process per slot that waits for a cloud to announce a preemption; none will be here.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         options |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
     else:
         # The package travels with the job: workers need the dependencies, not an installed `unfreeze`.

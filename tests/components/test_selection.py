@@ -1,0 +1,116 @@
+from itertools import product
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unfreeze.components.selection import Selection, parse_selection, select_components
+from unfreeze.errors import SelectionError
+from unfreeze.records import COMPONENTS
+
+
+@st.composite
+def selections(draw: st.DrawFn) -> Selection:
+    num_blocks = draw(st.integers(1, 13))
+    whole = draw(st.sets(st.sampled_from(COMPONENTS)))
+    scattered = draw(st.sets(st.tuples(st.integers(0, num_blocks - 1), st.sampled_from(COMPONENTS))))
+    members = scattered | set(product(range(num_blocks), whole))
+    return Selection(num_blocks, frozenset(members), draw(st.booleans()))
+
+
+@settings(deadline=None, database=None)
+@given(selections())
+def test_text_round_trips(selection: Selection) -> None:
+    text = str(selection)
+    assert parse_selection(text, num_blocks=selection.num_blocks) == selection
+    assert str(parse_selection(text, num_blocks=selection.num_blocks)) == text
+
+
+@settings(deadline=None, database=None)
+@given(selections(), st.randoms(use_true_random=False))
+def test_every_spelling_gives_the_same_text(selection: Selection, random: Random) -> None:
+    terms = [f"{component}@{block}" for block, component in selection.members] + ["embed"] * selection.embed
+    if not terms:
+        return
+    terms += random.choices(terms, k=2)
+    random.shuffle(terms)
+    spelled = parse_selection(" + ".join(terms), num_blocks=selection.num_blocks)
+    assert spelled == selection
+    assert hash(spelled) == hash(selection)
+    assert str(spelled) == str(selection)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("none", "none"),
+        ("all", "all"),
+        ("mha", "mha"),
+        ("mha@0-11", "mha"),
+        ("fc1+mha", "mha+fc1"),
+        ("mha@6-11+fc2@0-3", "mha@6-11+fc2@0-3"),
+        ("mha@3+mha@1+mha@2", "mha@1-3"),
+        ("mha@1+mha@3-4", "mha@1+mha@3-4"),
+        ("mha@5-5", "mha@5"),
+        ("mha+mha@2", "mha"),
+        ("fc2@0+ln1+embed", "embed+ln1+fc2@0"),
+        ("embed", "embed"),
+        ("ln1+mha+ln2+fc1+fc2", "ln1+mha+ln2+fc1+fc2"),
+        ("embed+ln1+mha+ln2+fc1+fc2", "all"),
+        ("mha@00-05", "mha@0-5"),
+    ],
+)
+def test_canonical_text(text: str, canonical: str) -> None:
+    assert str(parse_selection(text, num_blocks=12)) == canonical
+
+
+def test_what_a_selection_holds() -> None:
+    selection = parse_selection("fc2@1+mha@0-1+embed", num_blocks=3)
+    assert selection.members == {(0, "mha"), (1, "mha"), (1, "fc2")}
+    assert selection.components == ("mha", "fc2")
+    assert selection.groups == {"0.mha", "1.mha", "1.fc2", "embed"}
+    assert parse_selection("none", num_blocks=3).groups == frozenset()
+    assert len(parse_selection("all", num_blocks=3).groups) == 16
+
+
+def test_all_is_more_than_every_component() -> None:
+    assert select_components(COMPONENTS, num_blocks=4) != parse_selection("all", num_blocks=4)
+    assert select_components(["fc1", "mha"], num_blocks=4) == parse_selection("mha+fc1", num_blocks=4)
+    assert str(select_components([], num_blocks=4)) == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "''"),
+        ("+", "''"),
+        ("mha+", "''"),
+        ("mha++fc1", "''"),
+        ("mha fc1", "'mha fc1'"),
+        ("mha,fc1", "'mha,fc1'"),
+        ("MHA", "'MHA'"),
+        ("attn", "'attn'"),
+        ("head", "'head'"),
+        ("3.mha", "'3.mha'"),
+        ("mha@", "'mha@'"),
+        ("mha@1-", "'mha@1-'"),
+        ("mha@-1", "'mha@-1'"),
+        ("mha@1-2-3", "'mha@1-2-3'"),
+        ("mha@a", "'mha@a'"),
+        ("mha@1.5", "'mha@1.5'"),
+        ("mha@12", "12-12"),
+        ("mha@6-12", "6-12"),
+        ("mha@5-3", "5-3"),
+        ("embed@0", "'embed'"),
+        ("all+mha", "'all'"),
+        ("mha+none", "'none'"),
+        ("all@3", "'all'"),
+    ],
+)
+def test_a_text_that_means_nothing_lists_what_exists(text: str, says: str) -> None:
+    with pytest.raises(SelectionError) as caught:
+        parse_selection(text, num_blocks=12)
+    said = str(caught.value)
+    assert says in said
+    assert "ln1, mha, ln2, fc1, fc2, embed; blocks 0 to 11; or 'all', 'none'" in said

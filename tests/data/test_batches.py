@@ -1,0 +1,189 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from unfreeze.data.batches import InputSpec, TrainBatches, batch_positions, crop_flip, eval_batches, eval_view
+from unfreeze.data.catalog import Part
+from unfreeze.data.decode import make_array
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def make_part(num_images: int, *, size: int = 8, seed: int = 0) -> Part:
+    """Random images with their own index as label; the part is every second of them, backwards."""
+    images = np.random.default_rng(seed).integers(0, 256, (2 * num_images, size, size, 3), dtype=np.uint8)
+    return Part(make_array(images, np.arange(2 * num_images)), np.arange(2 * num_images)[::-2].copy())
+
+
+def spec(size: int) -> InputSpec:
+    return InputSpec(size, MEAN, STD)
+
+
+def normalised(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) in 0 to 1 → (3, H, W), in float64."""
+    return ((pixels - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)
+
+
+def batches(part: Part, **settings: object) -> TrainBatches:
+    defaults = {"spec": spec(8), "batch_size": 12, "seed": 5, "augment": "none", "device": CPU}
+    return TrainBatches(part=part, **{**defaults, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 33, 64])
+def test_each_epoch_is_a_permutation_of_its_own(batch_size: int) -> None:
+    num_images = 20
+    steps = -(-3 * num_images // batch_size)
+    stream = np.concatenate([batch_positions(num_images, s, batch_size=batch_size, seed=1) for s in range(steps)])
+    epochs = [stream[start : start + num_images].tolist() for start in range(0, 3 * num_images, num_images)]
+    assert all(sorted(epoch) == list(range(num_images)) for epoch in epochs)
+    assert all(one != other for one, other in pairwise(epochs))
+
+
+def test_a_step_needs_no_history_and_depends_on_the_seed() -> None:
+    later = batch_positions(50, 9, batch_size=16, seed=1)
+    assert later.tolist() == batch_positions(50, 9, batch_size=16, seed=1).tolist()
+    assert later.shape == (16,)
+    assert later.tolist() != batch_positions(50, 9, batch_size=16, seed=2).tolist()
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_batches_are_the_same_for_any_number_of_workers(augment: str, world_size: int) -> None:
+    part = make_part(20)
+    for step in (0, 1, 7):
+        images, labels = batches(part, augment=augment).get(step)
+        shares = [
+            batches(part, augment=augment, rank=rank, world_size=world_size).get(step) for rank in range(world_size)
+        ]
+        assert torch.equal(torch.cat([share[1] for share in shares]), labels)
+        torch.testing.assert_close(torch.cat([share[0] for share in shares]), images)
+        assert all(len(share[1]) == 12 // world_size for share in shares)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+def test_training_batches_are_deterministic(augment: str) -> None:
+    part = make_part(20)
+    one, other = batches(part, augment=augment).get(3), batches(part, augment=augment).get(3)
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+    different = batches(part, augment=augment, seed=6).get(3)
+    assert not torch.equal(one[0], different[0])
+
+
+def test_images_keep_their_labels() -> None:
+    part = make_part(20)
+    images, labels = batches(part).get(1)
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    for image, label in zip(images, labels, strict=True):
+        expected = normalised(part.array.images[label] / 255)
+        np.testing.assert_allclose(image.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_augmentation_is_drawn_anew_each_time_an_image_is_seen() -> None:
+    part = make_part(4, size=16)
+    first, again = (batches(part, batch_size=4, augment="crop_flip").get(step) for step in (0, 1))
+    order = [first[1].tolist().index(label) for label in again[1].tolist()]
+    assert all(not torch.equal(image, first[0][position]) for image, position in zip(again[0], order, strict=True))
+
+
+def test_augmented_pixels_are_pixels_of_the_image() -> None:
+    part = make_part(20, size=16)
+    images, labels = batches(part, augment="crop_flip").get(0)
+    pixels = images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    assert images.shape == (12, 3, 8, 8)
+    for image, label in zip(pixels, labels, strict=True):
+        original = torch.from_numpy(part.array.images[label] / 255).amax(dim=(0, 1))
+        assert (image.amax(dim=(1, 2)) <= original + 1e-5).all()
+    assert pixels.min() >= -1e-5
+
+
+@pytest.mark.parametrize(("num_images", "world_size", "batch_size"), [(13, 1, 4), (13, 4, 3), (12, 3, 4), (2, 5, 8)])
+def test_evaluation_sees_each_image_exactly_once(num_images: int, world_size: int, batch_size: int) -> None:
+    part = make_part(num_images)
+    seen: list[int] = []
+    for rank in range(world_size):
+        ranks = eval_batches(part, spec(8), batch_size=batch_size, device=CPU, rank=rank, world_size=world_size)
+        for images, labels in ranks:
+            assert len(images) == len(labels) <= batch_size
+            for image, label in zip(images, labels.tolist(), strict=True):
+                expected = normalised(part.array.images[label] / 255)
+                np.testing.assert_allclose(image.numpy(), expected, rtol=1e-5, atol=1e-6)
+            seen += labels.tolist()
+    assert sorted(seen) == sorted(part.labels.tolist())
+
+
+@pytest.mark.parametrize(("stored", "size"), [(8, 8), (9, 8), (10, 8), (16, 7), (256, 224)])
+def test_eval_view_crops_the_centre(stored: int, size: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, stored, stored, 3), dtype=np.uint8)
+    start = (stored - size) // 2
+    view = eval_view(torch.from_numpy(images), spec(size))
+    for image, result in zip(images, view, strict=True):
+        expected = normalised(image[start : start + size, start : start + size] / 255)
+        np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("stored", "size"), [(8, 9), (8, 32), (32, 224), (1, 8)])
+def test_eval_view_enlarges_as_pil_does(stored: int, size: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, stored, stored, 3), dtype=np.uint8)
+    view = eval_view(torch.from_numpy(images), spec(size))
+    for image, result in zip(images, view, strict=True):
+        channels = [Image.fromarray((image[..., c] / 255).astype(np.float32)) for c in range(3)]
+        enlarged = [np.asarray(channel.resize((size, size), Image.Resampling.BICUBIC)) for channel in channels]
+        expected = normalised(np.stack(enlarged, axis=-1).clip(0, 1).astype(np.float64))
+        np.testing.assert_allclose(result.numpy(), expected, atol=2e-5)
+
+
+def whole(count: int) -> torch.Tensor:
+    return torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(count, 1)
+
+
+@pytest.mark.parametrize("size", [8, 5, 24])
+def test_the_whole_image_as_crop_is_a_resize(size: int) -> None:
+    images = torch.from_numpy(make_part(3).take(np.arange(3)))
+    result = crop_flip(images, whole(3), torch.zeros(3, dtype=torch.bool), spec(size))
+    unit = images.permute(0, 3, 1, 2).double() / 255
+    resized = F.interpolate(unit, size=(size, size), mode="bilinear", align_corners=False)
+    expected = (resized - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    torch.testing.assert_close(result, expected.float(), atol=1e-4, rtol=0)
+
+
+def test_flips_flip_what_they_are_told_to() -> None:
+    images = torch.from_numpy(make_part(2).take(np.arange(2)))
+    result = crop_flip(images, whole(2), torch.tensor([True, False]), spec(8))
+    plain = eval_view(images, spec(8))
+    torch.testing.assert_close(result[0], plain[0].flip(-1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(result[1], plain[1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_crop_takes_its_own_corner(flip: bool) -> None:
+    images = torch.from_numpy(make_part(1).take(np.arange(1)))
+    crop = torch.tensor([[0.5, 0.25, 0.5, 0.75]])  # left, top, width, height: columns 4 to 8, rows 2 to 8
+    result = crop_flip(images, crop, torch.tensor([flip]), spec(12))
+    corner = images[:, 2:8, 4:8].permute(0, 3, 1, 2).double() / 255
+    enlarged = F.interpolate(corner, size=(12, 12), mode="bilinear", align_corners=False)
+    expected = ((enlarged - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)).float()
+    inside = slice(2, -2)  # at the crop's edge the neighbouring pixels of the image come in
+    expected = expected.flip(-1) if flip else expected
+    rows, columns = slice(1, -1), inside
+    torch.testing.assert_close(result[..., rows, columns], expected[..., rows, columns], atol=1e-4, rtol=0)
+
+
+def test_crops_lie_inside_the_image_and_vary() -> None:
+    ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, None, :, None], (64, 64, 64, 3)).copy()
+    part = Part(make_array(ramp, np.arange(64)), np.arange(64))
+    images, _ = batches(part, spec=InputSpec(32, (0.0,) * 3, (1.0,) * 3), batch_size=64, augment="crop_flip").get(0)
+    columns = images[:, 0, 0] * 255
+    rising = columns[:, -1] > columns[:, 0]
+    assert 10 < int(rising.sum()) < 54
+    assert columns.min() >= 0
+    assert columns.max() <= 63
+    widths = (columns[:, -1] - columns[:, 0]).abs() / 64
+    assert widths.min() > 0.2
+    assert float(widths.max() - widths.min()) > 0.3

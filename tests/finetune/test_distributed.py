@@ -1,0 +1,118 @@
+"""Two data-parallel workers against one, with the same global batches. This file is also the workers' script."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from unfreeze.config import FinetuneConfig, ModelConfig
+from unfreeze.data.catalog import Dataset, Part
+from unfreeze.data.decode import make_array
+from unfreeze.finetune.loop import Diverged, Worker, finetune
+from unfreeze.finetune.warm import WarmModel
+from unfreeze.models.build import build_model
+from unfreeze.records import TrialSpec
+
+NUM_VAL = 19  # odd: the workers' shares differ
+
+# One after another on the same warm model, as a slot runs them; the third diverges.
+TRIALS: list[tuple[str, dict[str, Any]]] = [
+    ("mha", {}),
+    ("all", {"micro_batch_size": 3, "weight_decay": 0.01}),
+    ("all", {"clip_norm": 0.0, "num_reports": 8, "learning_rate": 1e30}),
+    ("ln2@1+fc2@0", {"optimizer": "adamw", "learning_rate": 0.003}),
+    ("none", {}),
+    ("fc1", {"train_head": False, "augment": "crop_flip"}),
+]
+
+
+def run_trials(worker: Worker) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+
+    def part(count: int) -> Part:
+        images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        return Part(make_array(images, rng.integers(0, 4, count)), np.arange(count))
+
+    data = Dataset(tuple("abcd"), part(45), part(NUM_VAL), num_test=0, digest="", bad_files=())
+    kwargs = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 16}
+    config = ModelConfig(name="unfreeze_tiny", weights="random", kwargs=kwargs)
+    base = build_model(config, num_classes=4, cache_dir=Path("unused"))
+    warm = WarmModel(base, torch.device("cpu"))
+    results = []
+    for index, (selection, settings) in enumerate(TRIALS):
+        settings = {"epochs": 12 * 8 / 45, "batch_size": 8, "num_reports": 4, "eval_batch_size": 6, **settings}
+        augment, rate = settings.pop("augment", "none"), settings.pop("learning_rate", 0.05)
+        spec = TrialSpec(index=index, selection=selection, learning_rate=rate, seed=7, origin="search")
+        result: dict[str, Any] = {"reports": [], "state": "finished"}
+        try:
+            for progress in finetune(warm, data, spec, FinetuneConfig(**settings), augment=augment, worker=worker):
+                result["reports"] = [asdict(report) for report in progress.reports]
+        except Diverged:
+            result["state"] = "diverged"
+        results.append(result)
+    return results
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("workers")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(folder)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = run_trials(Worker())
+        outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    finally:
+        torch.set_num_threads(threads)
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
+    found = {f"rank {rank}": json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)}
+    return {"alone": alone, **found}
+
+
+@pytest.mark.parametrize("index", range(len(TRIALS)))
+def test_two_workers_report_what_one_does(index: int, outcomes: dict[str, list[dict[str, Any]]]) -> None:
+    alone, first, second = (outcomes[name][index] for name in ("alone", "rank 0", "rank 1"))
+    assert alone["state"] == first["state"] == second["state"] == ("diverged" if index == 2 else "finished")
+    if index == 2:
+        return
+    assert len(alone["reports"]) == 4
+    for one, left, right in zip(alone["reports"], first["reports"], second["reports"], strict=True):
+        assert left["images_seen"] == right["images_seen"] == one["images_seen"]
+        # A sum over the workers, divided once: not one rank's share of it.
+        assert left["val_accuracy"] == right["val_accuracy"] == one["val_accuracy"]
+        assert left["val_accuracy"] * NUM_VAL == pytest.approx(round(left["val_accuracy"] * NUM_VAL), abs=1e-9)
+        for key in ("train_loss", "val_loss"):
+            assert left[key] == right[key]
+            assert left[key] == pytest.approx(one[key], rel=1e-5)
+
+
+def main(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    results = run_trials(Worker(rank=rank, world_size=2))
+    (folder / f"{rank}.json").write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

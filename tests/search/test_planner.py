@@ -1,0 +1,289 @@
+"""The planner with fake trials: no processes, no clock, every order of completion."""
+
+import random
+from collections.abc import Callable
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from unfreeze.components.selection import parse_selection
+from unfreeze.records import TrialRecord, TrialSpec, TrialState
+from unfreeze.search.planner import Planner, observed_value
+
+MakePlanner = Callable[..., Planner]
+FakeTrial = Callable[[TrialSpec], TrialRecord]
+
+
+@pytest.fixture(autouse=True)
+def quiet_optuna() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def sweep(
+    planner: Planner,
+    fake_trial: FakeTrial,
+    *,
+    slots: int = 4,
+    order: random.Random | None = None,
+    final: dict[int, TrialRecord] | None = None,
+) -> dict[int, TrialRecord]:
+    """Run a sweep to its end: ``slots`` trials at once, the next to end chosen by ``order`` (default: the oldest).
+
+    ``final``: records of a sweep that was cut before; they are not run again.
+    """
+    final = dict(final or {})
+    planned: dict[int, TrialSpec] = {}
+    running: list[TrialSpec] = []
+    complete = False
+    while True:
+        while not complete and len(running) < slots and planner.is_ready(len(planned), final):
+            spec = planner.plan(len(planned), final, planned)
+            if spec is None:
+                complete = True
+                break
+            assert spec.index == len(planned)
+            planned[spec.index] = spec
+            if spec.index in final:
+                assert final[spec.index].spec == spec, "a resumed sweep planned another trial than it had run"
+            else:
+                running.append(spec)
+        if not running:
+            assert complete, "the planner waits for trials that nobody runs"
+            return final
+        spec = running.pop(order.randrange(len(running)) if order else 0)
+        final[spec.index] = fake_trial(spec)
+
+
+def specs(records: dict[int, TrialRecord]) -> list[TrialSpec]:
+    return [records[index].spec for index in sorted(records)]
+
+
+@pytest.fixture(scope="module")
+def reference(make_planner: MakePlanner, fake_trial: FakeTrial) -> dict[int, TrialRecord]:
+    """The sweep, one trial after another."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return sweep(make_planner(), fake_trial, slots=1)
+
+
+def test_the_fake_sweep_is_worth_its_name(reference: dict[int, TrialRecord]) -> None:
+    """Otherwise the properties below say little."""
+    assert {record.state for record in reference.values()} >= {TrialState.FINISHED, TrialState.STOPPED}
+    assert {record.spec.origin for record in reference.values()} == {"prior", "baseline", "search", "confirm"}
+    assert len(reference) == 14 + 2 * 2
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), slots=st.integers(1, 6))
+def test_the_order_of_completion_changes_nothing(
+    seed: int, slots: int, reference: dict[int, TrialRecord], make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    records = sweep(make_planner(), fake_trial, slots=slots, order=random.Random(seed))
+    assert specs(records) == specs(reference)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), cut=st.integers(0, 18))
+def test_the_crash_point_changes_nothing(
+    seed: int, cut: int, reference: dict[int, TrialRecord], make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    """All before ``cut`` is final, of the trials in flight then some are; another process goes on."""
+    order = random.Random(seed)
+    kept = {i: r for i, r in reference.items() if i < cut or (i < cut + 3 and order.random() < 0.5)}
+    if cut < 14:
+        kept = {i: r for i, r in kept.items() if i < 14}  # no confirmation before the search is over
+    records = sweep(make_planner(), fake_trial, slots=3, order=order, final=kept)
+    assert specs(records) == specs(reference)
+
+
+def test_another_seed_is_another_sweep(
+    reference: dict[int, TrialRecord], make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    other = specs(sweep(make_planner(seed=1), fake_trial))
+    assert [spec.selection for spec in other[:7]] == [spec.selection for spec in specs(reference)[:7]]
+    assert [spec.selection for spec in other[7:14]] != [spec.selection for spec in specs(reference)[7:14]]
+
+
+# --- the first points -------------------------------------------------------------------------------------------------
+
+
+def first_points(planner: Planner) -> list[TrialSpec]:
+    planned: dict[int, TrialSpec] = {}
+    return [spec for spec in (planner.plan(index, {}, planned) for index in range(4)) if spec]
+
+
+def test_the_first_points_go_by_score(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    records = specs(sweep(make_planner(), fake_trial))
+    assert [spec.selection for spec in records[:7]] == ["mha", "fc1", "fc2", "ln2", "ln1", "all", "none"]
+    assert [spec.origin for spec in records[:7]] == ["prior"] * 5 + ["baseline"] * 2
+    assert [spec.learning_rate for spec in records[:7]] == pytest.approx([1e-2] * 7)  # geometric mean of 1e-3 and 1e-1
+
+
+def test_a_reversed_score_reverses_them(make_planner: MakePlanner) -> None:
+    scores = {"ln1": 0.2, "mha": 3.0, "ln2": 0.5, "fc1": 2.0, "fc2": 1.0}
+    negated = {name: -value for name, value in scores.items()}
+    forward = [spec.selection for spec in first_points(make_planner(scores=scores, concurrency=8))]
+    backward = [spec.selection for spec in first_points(make_planner(scores=negated, concurrency=8))]
+    assert forward == ["mha", "fc1", "fc2", "ln2"]
+    assert backward == ["ln1", "ln2", "fc2", "fc1"]
+
+
+def test_equal_scores_keep_the_order_of_the_block(make_planner: MakePlanner) -> None:
+    planner = make_planner(scores=dict.fromkeys(("fc2", "fc1", "ln2", "mha", "ln1"), 0.0), concurrency=8)
+    assert [spec.selection for spec in first_points(planner)] == ["ln1", "mha", "ln2", "fc1"]
+
+
+def test_each_first_point_at_each_start_learning_rate(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    records = specs(sweep(make_planner(start_learning_rates=[0.003, 0.03], num_trials=15), fake_trial))
+    assert [(s.selection, s.learning_rate) for s in records[:4]] == [
+        ("mha", 0.003),
+        ("mha", 0.03),
+        ("fc1", 0.003),
+        ("fc1", 0.03),
+    ]
+    assert records[13].origin == "baseline"
+    assert records[14].origin == "search"
+
+
+def test_a_short_sweep_takes_the_first_of_them(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    records = specs(sweep(make_planner(num_trials=3, confirm_top=0), fake_trial))
+    assert [spec.selection for spec in records] == ["mha", "fc1", "fc2"]
+
+
+# --- what is within bounds --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", ["components", "depth", "blocks"])
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.6])
+def test_every_trial_keeps_the_budget_and_the_range(
+    space: str, share: float, make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    planner = make_planner(space=space, max_trainable_share=share, num_trials=11)
+    records = specs(sweep(planner, fake_trial))
+    assert len(records) >= 11
+    for spec in records:
+        selection = parse_selection(spec.selection, num_blocks=6)
+        assert planner.space.num_trainable(selection) <= planner.space.max_trainable
+        assert 1e-3 <= spec.learning_rate <= 1e-1
+        assert spec.selection != "none" or spec.origin in ("baseline", "confirm")
+        assert spec.origin in ("baseline", "confirm") or selection == planner.space.selection(
+            planner.space.params(selection, spec.learning_rate)
+        ), "outside the space"
+    assert [spec.selection for spec in records if spec.origin == "baseline"] == ["none"]
+
+
+def test_no_first_points_at_all(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    """A budget below every whole component, no baselines: the sampler starts from nothing."""
+    planner = make_planner(space="blocks", max_trainable_share=0.004, baselines=[], num_trials=6)
+    records = specs(sweep(planner, fake_trial))
+    assert all(spec.origin == "search" for spec in records[:6])
+
+
+def test_one_learning_rate_alone(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    planner = make_planner(learning_rate_low=0.003, learning_rate_high=0.003)
+    assert {spec.learning_rate for spec in specs(sweep(planner, fake_trial))} == {0.003}
+
+
+def test_one_learning_rate_alone_in_a_tight_budget(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    """So tight that the sampler misses it and a selection is drawn uniformly."""
+    planner = make_planner(
+        space="blocks", max_trainable_share=0.003, learning_rate_low=0.003, learning_rate_high=0.003, num_trials=5
+    )
+    assert {spec.learning_rate for spec in specs(sweep(planner, fake_trial))} == {0.003}
+
+
+# --- confirmation and early stopping ----------------------------------------------------------------------------------
+
+
+def test_the_best_selections_are_run_again_on_new_seeds(reference: dict[int, TrialRecord]) -> None:
+    search = [reference[index] for index in range(14)]
+    finished = sorted(
+        (record for record in search if record.state is TrialState.FINISHED),
+        key=lambda record: -(record.best_val_accuracy or 0),
+    )
+    best: list[TrialSpec] = []
+    for record in finished:
+        if record.spec.selection not in [spec.selection for spec in best]:
+            best.append(record.spec)
+    confirmed = [reference[index].spec for index in range(14, 18)]
+    assert [(s.selection, s.learning_rate) for s in confirmed] == [
+        (spec.selection, spec.learning_rate) for spec in best[:2] for _ in range(2)
+    ]
+    assert {spec.origin for spec in confirmed} == {"confirm"}
+    (search_seed,) = {record.spec.seed for record in search}  # paired comparisons
+    first, second = (spec.seed for spec in confirmed[:2])
+    assert len({search_seed, first, second}) == 3
+    assert [spec.seed for spec in confirmed[2:]] == [first, second]
+
+
+@pytest.mark.parametrize("settings", [{"confirm_top": 0}, {"confirm_seeds": 0}])
+def test_confirmation_can_be_off(settings: dict[str, int], make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    assert len(sweep(make_planner(**settings), fake_trial)) == 14
+
+
+def test_confirmation_waits_for_the_whole_search(reference: dict[int, TrialRecord], make_planner: MakePlanner) -> None:
+    planner = make_planner()
+    search = {index: reference[index] for index in range(14)}
+    assert planner.is_ready(14, search)
+    for missing in range(14):
+        assert not planner.is_ready(14, {i: r for i, r in search.items() if i != missing})
+
+
+def test_fewer_finished_selections_fewer_confirmations(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    def only_mha_finishes(spec: TrialSpec) -> TrialRecord:
+        record = fake_trial(spec)
+        if spec.selection == "mha":
+            return record
+        return TrialRecord(spec=spec, state=TrialState.DIVERGED, error="loss became nan")
+
+    records = specs(sweep(make_planner(num_trials=7), only_mha_finishes))
+    assert [spec.selection for spec in records[7:]] == ["mha", "mha"]
+
+
+def test_only_sampled_trials_may_be_stopped_early(
+    reference: dict[int, TrialRecord], make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    for record in reference.values():
+        assert bool(record.spec.stop_below) == (record.spec.origin == "search")
+        assert [images for images, _ in record.spec.stop_below] in ([], [200], [200, 600])
+    without = sweep(make_planner(early_stopping=False), fake_trial)
+    assert not any(record.spec.stop_below for record in without.values())
+
+
+def test_cutoffs_come_from_trials_that_were_over(
+    reference: dict[int, TrialRecord], make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    """Trial 10 with concurrency 4 knows trials 0 to 6; whatever 7 to 9 do, it is the same."""
+    planner = make_planner()
+    planned = {index: reference[index].spec for index in range(10)}
+    known = {index: reference[index] for index in range(7)}
+    expected = planner.plan(10, known, planned)
+    later = {i: TrialRecord(spec=planned[i], state=TrialState.DIVERGED, error="nan") for i in range(7, 10)}
+    assert planner.plan(10, known | later, planned) == expected == reference[10].spec
+
+
+@pytest.mark.parametrize("concurrency", [1, 4, 7])
+def test_a_trial_waits_for_what_it_may_know_and_no_more(
+    concurrency: int, reference: dict[int, TrialRecord], make_planner: MakePlanner
+) -> None:
+    planner = make_planner(concurrency=concurrency)
+    for index in range(14):
+        needed = max(0, index - concurrency + 1)
+        assert planner.is_ready(index, {i: reference[i] for i in range(needed)})
+        if needed:
+            assert not planner.is_ready(index, {i: reference[i] for i in range(needed - 1)})
+
+
+def test_what_the_sampler_is_told(make_record: Callable[..., TrialRecord]) -> None:
+    assert observed_value(make_record(0, "mha", [0.2, 0.7, 0.6])) == 0.7
+    assert observed_value(make_record(0, "mha", [0.2, 0.3], state=TrialState.STOPPED)) == 0.3
+    assert observed_value(make_record(0, "mha", [0.9], state=TrialState.DIVERGED)) == 0.0
+    assert observed_value(make_record(0, "mha", [0.9], state=TrialState.FAILED)) is None
+
+
+def test_a_sweep_where_everything_fails_ends(make_planner: MakePlanner) -> None:
+    records = sweep(
+        make_planner(), lambda spec: TrialRecord(spec=spec, state=TrialState.FAILED, error="RuntimeError: broken")
+    )
+    assert len(records) == 14

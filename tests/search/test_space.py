@@ -1,0 +1,107 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unfreeze.components.selection import Selection, parse_selection
+from unfreeze.config import SearchConfig
+from unfreeze.errors import BudgetError
+from unfreeze.records import COMPONENTS, ModelFacts
+from unfreeze.search.space import LEARNING_RATE, SearchSpace, make_space
+
+SPACES = ("components", "depth", "blocks")
+
+
+def facts(num_blocks: int) -> ModelFacts:
+    sizes = {"ln1": 2, "mha": 100, "ln2": 2, "fc1": 80, "fc2": 70}
+    parameters = {f"{b}.{c}": sizes[c] for b in range(num_blocks) for c in COMPONENTS} | {"embed": 50, "head": 10}
+    return ModelFacts(
+        name="toy", digest="", num_blocks=num_blocks, parameters=parameters, image_size=32, create_kwargs={}
+    )
+
+
+def space_of(kind: str, num_blocks: int = 6, *, train_head: bool = True, **settings: object) -> SearchSpace:
+    return make_space(SearchConfig(space=kind, **settings), facts(num_blocks), train_head=train_head)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("components", 5), ("depth", 15), ("blocks", 30)])
+def test_number_of_switches(kind: str, count: int) -> None:
+    assert len(space_of(kind).switches) == count
+
+
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("num_blocks", [1, 2, 3, 4, 6, 7, 12])
+def test_switches_share_out_every_block_and_component(kind: str, num_blocks: int) -> None:
+    switches = space_of(kind, num_blocks).switches.values()
+    assert all(switches)
+    pairs = [pair for switch in switches for pair in switch]
+    assert sorted(pairs) == sorted((block, name) for block in range(num_blocks) for name in COMPONENTS)
+
+
+@pytest.mark.parametrize("num_blocks", [3, 4, 5, 7, 12, 24])
+def test_thirds_are_consecutive_and_even(num_blocks: int) -> None:
+    switches = space_of("depth", num_blocks).switches
+    thirds = [sorted(block for block, _ in switches[f"mha@{third}"]) for third in ("early", "middle", "late")]
+    assert [block for third in thirds for block in third] == list(range(num_blocks))
+    sizes = [len(third) for third in thirds]
+    assert max(sizes) - min(sizes) <= 1
+    assert all(before[-1] + 1 == after[0] for before, after in pairwise(thirds))
+
+
+@settings(deadline=None, max_examples=60)
+@given(draw=st.data(), kind=st.sampled_from(SPACES), num_blocks=st.integers(1, 12))
+def test_parameters_and_selection_round_trip(draw: st.DataObject, kind: str, num_blocks: int) -> None:
+    space = space_of(kind, num_blocks)
+    params = {name: draw.draw(st.booleans()) for name in space.switches} | {LEARNING_RATE: 0.02}
+    selection = space.selection(params)
+    assert space.params(selection, 0.02) == params
+    assert parse_selection(str(selection), num_blocks=num_blocks) == selection
+    assert set(params) == set(space.distributions)
+
+
+def test_the_baselines_as_parameters() -> None:
+    space = space_of("depth")
+    for text, value in (("all", True), ("none", False)):
+        params = space.params(parse_selection(text, num_blocks=6), 0.01)
+        assert {params[name] for name in space.switches} == {value}
+
+
+def test_the_count_includes_the_head_when_it_is_trained() -> None:
+    selection = parse_selection("mha@0-1+embed", num_blocks=6)
+    assert space_of("blocks").num_trainable(selection) == 2 * 100 + 50 + 10
+    assert space_of("blocks", train_head=False).num_trainable(selection) == 2 * 100 + 50
+
+
+def test_an_empty_selection_is_no_point() -> None:
+    space = space_of("components")
+    empty = Selection(6, frozenset())
+    assert space.fits(empty)
+    assert not space.allows(empty)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_what_exactly_fits_is_allowed(kind: str) -> None:
+    model = facts(6)
+    budget = (6 * 100 + 10) / model.num_parameters
+    space = space_of(kind, max_trainable_share=budget)
+    assert space.allows(parse_selection("mha", num_blocks=6))
+    assert not space.allows(parse_selection("mha+ln1@0", num_blocks=6))
+
+
+@pytest.mark.parametrize(
+    ("kind", "smallest", "parameters"), [("components", "ln1", 12), ("depth", "ln1@0-1", 4), ("blocks", "ln1@0", 2)]
+)
+def test_when_nothing_fits_the_smallest_is_named(kind: str, smallest: str, parameters: int) -> None:
+    total = facts(6).num_parameters
+    share = (parameters + 10 - 0.5) / total
+    with pytest.raises(BudgetError, match=rf"the smallest, {smallest}, trains {(parameters + 10) / total:.2%}"):
+        space_of(kind, max_trainable_share=share)
+    space_of(kind, max_trainable_share=(parameters + 10.5) / total)
+
+
+def test_without_the_head_more_fits() -> None:
+    share = 12.5 / facts(6).num_parameters
+    with pytest.raises(BudgetError):
+        space_of("components", max_trainable_share=share)
+    assert space_of("components", max_trainable_share=share, train_head=False).max_trainable == 12

@@ -1,0 +1,382 @@
+"""The board as a plain object: one event loop, no Ray."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from unfreeze.slots.board import Board
+
+SECONDS_LONG = 60.0  # a wait that a test never sits out
+Story = Callable[[Board], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, logger="unfreeze.slots.board")
+
+
+def play(story: Story, *, heartbeat_timeout_s: float = SECONDS_LONG) -> None:
+    """Run a story against a fresh board, and close the board so that nothing is left running."""
+
+    async def told() -> None:
+        board = Board(heartbeat_timeout_s)
+        try:
+            await story(board)
+        finally:
+            await board.close()
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(told(), 10))
+
+
+def job(name: str, attempt: int = 1) -> dict[str, Any]:
+    return {"job": {"job_id": name, "trial": {"of": name}, "attempt": attempt}}
+
+
+def report(number: int) -> dict[str, Any]:
+    return {"images_seen": 100 * number, "val_accuracy": 0.1 * number}
+
+
+NOTHING = {"job": None}
+
+
+async def submit(board: Board, *names: str, follower: str = "f") -> None:
+    for name in names:
+        await board.submit(name, {"of": name}, follower)
+
+
+async def start(board: Board, name: str = "job", slot: str = "slot-0") -> None:
+    """A job, running on a slot."""
+    await board.join(slot)
+    await submit(board, name)
+    assert await board.take(slot, 0) == job(name)
+
+
+# --- order and waiting ------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_taken_in_the_order_they_came() -> None:
+    async def story(board: Board) -> None:
+        await board.join("a")
+        await board.join("b")
+        await submit(board, "one", "two", "three")
+        assert [await board.take("a", 0), await board.take("b", 0)] == [job("one"), job("two")]
+        assert await board.status() == {"slots": ["a", "b"], "queued": ["three"], "running": ["one", "two"]}
+        await board.finish("a", "one", 1, {"state": "finished"})
+        assert await board.take("a", 0) == job("three")
+        assert await board.take("b", 0) == NOTHING
+
+    play(story)
+
+
+def test_a_waiting_slot_gets_a_job_as_soon_as_there_is_one() -> None:
+    async def story(board: Board) -> None:
+        await board.join("a")
+        waiting = asyncio.create_task(board.take("a", SECONDS_LONG))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await submit(board, "one")
+        assert await asyncio.wait_for(waiting, 1) == job("one")
+
+    play(story)
+
+
+def test_one_job_goes_to_one_of_two_waiting_slots() -> None:
+    async def story(board: Board) -> None:
+        for slot in ("a", "b"):
+            await board.join(slot)
+        waiting = [asyncio.create_task(board.take(slot, 0.2)) for slot in ("a", "b")]
+        await asyncio.sleep(0.01)
+        await submit(board, "one")
+        answers = await asyncio.gather(*waiting)
+        assert sorted(answers, key=str) == sorted([job("one"), NOTHING], key=str)
+
+    play(story)
+
+
+def test_a_follower_hears_as_soon_as_there_is_news() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        waiting = asyncio.create_task(board.follow("job", 0, SECONDS_LONG))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        assert await board.push("slot-0", "job", 1, [report(1)])
+        assert await asyncio.wait_for(waiting, 1) == {"reports": [report(1)], "outcome": None}
+        waiting = asyncio.create_task(board.follow("job", 1, SECONDS_LONG))
+        await asyncio.sleep(0.01)
+        await board.finish("slot-0", "job", 1, {"state": "finished"})
+        assert await asyncio.wait_for(waiting, 1) == {"reports": [], "outcome": {"state": "finished"}}
+
+    play(story)
+
+
+def test_without_news_both_are_empty() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        assert await board.follow("job", 0, 0.01) == {"reports": [], "outcome": None}
+        assert await board.take("slot-0", 0.01) == NOTHING
+
+    play(story)
+
+
+def test_only_a_slot_that_joined_gets_a_job() -> None:
+    async def story(board: Board) -> None:
+        await submit(board, "one")
+        assert await board.take("stranger", 0) == NOTHING
+        await board.join("stranger")
+        assert await board.take("stranger", 0) == job("one")
+
+    play(story)
+
+
+# --- slots that die ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["join", "lose"])
+def test_a_lost_slots_job_is_first_in_line(how: str) -> None:
+    async def story(board: Board) -> None:
+        await board.expect(["slot-0", "b"])
+        await board.join("b")
+        await start(board, "one")
+        await submit(board, "two")
+        await (board.join("slot-0") if how == "join" else board.lose("slot-0", "its node died"))
+        assert (await board.status())["queued"] == ["one", "two"]
+        assert await board.take("b", 0) == job("one", attempt=2)
+
+    play(story)
+
+
+def test_a_silent_slots_job_goes_to_another() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        await board.join("b")
+        assert await asyncio.wait_for(board.take("b", SECONDS_LONG), 5) == job("job", attempt=2)
+
+    play(story, heartbeat_timeout_s=0.08)
+
+
+@pytest.mark.parametrize("sign", ["heartbeat", "push"])
+def test_a_slot_that_gives_signs_of_life_keeps_its_job(sign: str) -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        await board.join("b")
+        for number in range(12):
+            await asyncio.sleep(0.03)
+            if sign == "heartbeat":
+                await board.heartbeat("slot-0")
+            else:
+                assert await board.push("slot-0", "job", 1, [report(k) for k in range(number)])
+        assert await board.take("b", 0) == NOTHING
+
+    play(story, heartbeat_timeout_s=0.2)
+
+
+def test_a_slot_that_comes_back_late_cannot_touch_the_run_that_replaced_it() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        await board.join("b")
+        await board.push("slot-0", "job", 1, [report(1)])
+        await board.lose("slot-0", "taken for dead")
+        await board.join("slot-0")
+        assert await board.take("b", 0) == job("job", attempt=2)
+        assert not await board.push("slot-0", "job", 1, [report(1), report(7)])
+        await board.finish("slot-0", "job", 1, {"state": "failed"})
+        assert await board.follow("job", 0, 0) == {"reports": [report(1)], "outcome": None}
+        assert await board.push("b", "job", 2, [report(1), report(2)])
+        await board.finish("b", "job", 2, {"state": "finished"})
+        assert (await board.follow("job", 2, 0))["outcome"] == {"state": "finished"}
+
+    play(story)
+
+
+def test_the_same_slot_in_an_earlier_attempt_is_stale_too() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        await board.join("slot-0")  # restarted, and takes its own job again
+        assert await board.take("slot-0", 0) == job("job", attempt=2)
+        assert not await board.push("slot-0", "job", 1, [report(1)])
+        await board.finish("slot-0", "job", 1, {"state": "failed"})
+        assert await board.push("slot-0", "job", 2, [report(1)])
+        assert await board.follow("job", 0, 0) == {"reports": [report(1)], "outcome": None}
+
+    play(story)
+
+
+def test_a_finished_job_stays_finished() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        await board.finish("slot-0", "job", 1, {"state": "finished"})
+        await board.finish("slot-0", "job", 1, {"state": "failed"})
+        await board.join("slot-0")
+        assert await board.take("slot-0", 0) == NOTHING
+        assert (await board.follow("job", 0, 0))["outcome"] == {"state": "finished"}
+
+    play(story)
+
+
+def test_after_three_attempts_a_job_has_failed() -> None:
+    async def story(board: Board) -> None:
+        await submit(board, "poison", "good")
+        await board.join("a")
+        for attempt in (1, 2, 3):
+            assert await board.take("a", 0) == job("poison", attempt)
+            assert (await board.follow("poison", 0, 0))["outcome"] is None
+            await board.join("a")
+        outcome = (await board.follow("poison", 0, 0))["outcome"]
+        assert outcome["state"] == "failed"
+        assert "3 attempts" in outcome["error"]
+        assert await board.take("a", 0) == job("good")
+
+    play(story)
+
+
+def test_when_no_slot_is_left_waiting_jobs_are_lost() -> None:
+    async def story(board: Board) -> None:
+        await board.expect(["a", "b"])
+        await start(board, "running", slot="a")
+        await submit(board, "waiting")
+        await board.lose("b", "never came up")
+        assert (await board.follow("waiting", 0, 0))["outcome"] is None
+        await board.lose("a", "the node died")
+        for name in ("running", "waiting"):
+            outcome = (await board.follow(name, 0, 0))["outcome"]
+            assert outcome["state"] == "lost"
+            assert "the node died" in outcome["error"]
+        await submit(board, "later")
+        assert (await board.follow("later", 0, 0))["outcome"]["state"] == "lost"
+
+    play(story)
+
+
+def test_before_the_first_slot_is_up_jobs_wait() -> None:
+    async def story(board: Board) -> None:
+        await board.expect(["a"])
+        await submit(board, "one")
+        assert (await board.follow("one", 0, 0))["outcome"] is None
+        await board.join("a")
+        assert await board.take("a", 0) == job("one")
+
+    play(story)
+
+
+# --- followers --------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_followers_leaving_ends_a_running_job_at_its_next_report() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        await submit(board, "job", follower="g")
+        await board.leave("job", "f")
+        assert await board.push("slot-0", "job", 1, [report(1)])
+        await board.leave("job", "g")
+        assert not await board.push("slot-0", "job", 1, [report(1), report(2)])
+        await board.finish("slot-0", "job", 1, {"state": "interrupted"})
+        assert (await board.follow("job", 2, 0))["outcome"] == {"state": "interrupted"}
+
+    play(story)
+
+
+def test_a_queued_job_that_nobody_follows_never_starts() -> None:
+    async def story(board: Board) -> None:
+        await submit(board, "one", "two")
+        await board.leave("one", "f")
+        assert (await board.follow("one", 0, 0))["outcome"] == {"state": "interrupted"}
+        await board.join("a")
+        assert await board.take("a", 0) == job("two")
+
+    play(story)
+
+
+def test_a_cancelled_job_whose_slot_dies_is_interrupted_not_queued() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        await board.leave("job", "f")
+        await board.join("slot-0")
+        assert (await board.follow("job", 0, 0))["outcome"] == {"state": "interrupted"}
+        assert await board.take("slot-0", 0) == NOTHING
+
+    play(story)
+
+
+def test_leaving_a_finished_job_changes_nothing() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        await board.finish("slot-0", "job", 1, {"state": "finished"})
+        for _ in range(2):
+            await board.leave("job", "f")
+        assert (await board.follow("job", 0, 0))["outcome"] == {"state": "finished"}
+
+    play(story)
+
+
+def test_a_job_submitted_twice_runs_once() -> None:
+    async def story(board: Board) -> None:
+        await submit(board, "one")
+        await submit(board, "one", follower="g")
+        await board.join("a")
+        assert await board.take("a", 0) == job("one")
+        assert await board.take("a", 0) == NOTHING
+
+    play(story)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_follower_that_comes_after_the_last_has_left_gets_its_job(running: bool) -> None:
+    """Tune moves a trial from one actor to another: leaving may be heard before submitting."""
+
+    async def story(board: Board) -> None:
+        await board.join("slot-0")
+        await submit(board, "job")
+        if running:
+            await board.take("slot-0", 0)
+        await board.leave("job", "f")
+        await submit(board, "job", follower="g")
+        if not running:
+            assert (await board.take("slot-0", 0))["job"] is not None
+        assert await board.push("slot-0", "job", 1, [report(1)])
+
+    play(story)
+
+
+@pytest.mark.parametrize("seen_before", [0, 1, 2])
+def test_a_resumed_jobs_follower_sees_every_report_once(seen_before: int) -> None:
+    """The second attempt resumes from its checkpoint and pushes all reports so far, old ones included."""
+
+    async def story(board: Board) -> None:
+        await board.join("b")
+        await start(board)
+        seen: list[dict[str, Any]] = []
+        for number in range(1, 3):
+            await board.push("slot-0", "job", 1, [report(k) for k in range(1, number + 1)])
+            if number <= seen_before:
+                seen += (await board.follow("job", len(seen), 0))["reports"]
+        await board.join("slot-0")
+        assert await board.take("b", 0) == job("job", attempt=2)
+        for number in range(2, 6):  # from the checkpoint of the first report
+            await board.push("b", "job", 2, [report(k) for k in range(1, number + 1)])
+            seen += (await board.follow("job", len(seen), 0))["reports"]
+        await board.finish("b", "job", 2, {"state": "finished"})
+        assert await board.follow("job", len(seen), 0) == {"reports": [], "outcome": {"state": "finished"}}
+        assert seen == [report(k) for k in range(1, 6)]
+
+    play(story)
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_closing_sends_slots_home() -> None:
+    async def story(board: Board) -> None:
+        for slot in ("a", "b"):
+            await board.join(slot)
+        waiting = asyncio.create_task(board.take("a", SECONDS_LONG))
+        await asyncio.sleep(0.01)
+        await board.close()
+        assert await asyncio.wait_for(waiting, 1) == {"closed": True}
+        await submit(board, "late")
+        assert await board.take("b", SECONDS_LONG) == {"closed": True}
+
+    play(story)

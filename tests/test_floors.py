@@ -1,0 +1,180 @@
+"""The shape of the package: imports go down only, one door per library, no drawer modules."""
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+FLOORS = (
+    ("errors",),
+    ("records", "seeding"),
+    ("config",),
+    ("storage",),
+    ("components",),
+    ("data",),
+    ("models",),
+    ("plasticity", "finetune"),
+    ("slots",),
+    ("search",),
+    ("tracking",),
+    ("sweep",),
+)
+HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
+# Library → where it may be imported: a folder of the package, a module of it, or the entry scripts.
+DOORS = {
+    "boto3": ("platform/unfreeze/storage",),
+    "botocore": ("platform/unfreeze/storage",),
+    "mlflow": ("platform/unfreeze/tracking",),
+    "optuna": ("platform/unfreeze/search",),
+    "omegaconf": ("platform/unfreeze/config.py", "sweeps"),
+    "hydra": ("sweeps",),
+}
+DRAWERS = {"utils", "common", "helpers"}
+
+
+def modules(root: Path) -> list[Path]:
+    return sorted([*(root / "platform").rglob("*.py"), *(root / "sweeps").rglob("*.py")])
+
+
+def imported_names(path: Path, root: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import of a file, inside functions too; ``from a import b`` gives ``a.b``."""
+    folder = path.relative_to(root).parent.parts
+    package = folder[1:] if folder[:1] == ("platform",) else folder
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) + 1 - node.level] if node.level else ()
+            origin = ".".join([*start, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{origin}.{alias.name}") for alias in node.names)
+
+
+def upward_imports(root: Path) -> list[str]:
+    package = root / "platform" / "unfreeze"
+    problems = []
+    for path in sorted(package.rglob("*.py")):
+        own = path.relative_to(package).parts[0].removesuffix(".py")
+        if own != "__init__" and own not in HEIGHT:
+            problems.append(f"{path.relative_to(root)}: {own} has no floor")
+            continue
+        for line, name in imported_names(path, root):
+            parts = name.split(".")
+            if parts[0] != "unfreeze" or len(parts) == 1 or parts[1] == own:
+                continue
+            if HEIGHT.get(parts[1], len(FLOORS)) > HEIGHT.get(own, -1):
+                problems.append(f"{path.relative_to(root)}:{line} imports {name}")
+    return problems
+
+
+def foreign_doors(root: Path) -> list[str]:
+    problems = []
+    for path in modules(root):
+        place = path.relative_to(root)
+        for line, name in imported_names(path, root):
+            doors = DOORS.get(name.split(".")[0])
+            if doors is not None and not any(place.is_relative_to(door) for door in doors):
+                problems.append(f"{place}:{line} imports {name}")
+    return problems
+
+
+def misplaced_files(root: Path) -> list[str]:
+    found = [path for path in modules(root) if path.stem in DRAWERS or path.parent.name in DRAWERS]
+    shadow = root / "platform" / "__init__.py"
+    return [str(path.relative_to(root)) for path in [*found, *([shadow] if shadow.exists() else [])]]
+
+
+Check = Callable[[Path], list[str]]
+CHECKS: list[Check] = [upward_imports, foreign_doors, misplaced_files]
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """A small tree with nothing wrong in it."""
+    files = {
+        "platform/unfreeze/__init__.py": '"""A package."""\n',
+        "platform/unfreeze/errors.py": "",
+        "platform/unfreeze/records.py": "from unfreeze.errors import UnfreezeError\n",
+        "platform/unfreeze/config.py": "import omegaconf\nfrom unfreeze import records\n",
+        "platform/unfreeze/storage/s3.py": "import boto3\nfrom botocore.config import Config\n",
+        "platform/unfreeze/data/catalog.py": "from unfreeze.data import splits\nfrom . import splits as own\n",
+        "platform/unfreeze/data/splits.py": "from ..storage import s3\n",
+        "platform/unfreeze/sweep/run.py": "import unfreeze\nfrom unfreeze.tracking import report\n",
+        "platform/unfreeze/tracking/report.py": "def f():\n    import mlflow\n",
+        "platform/unfreeze/search/study.py": "from optuna.trial import TrialState\n",
+        "sweeps/entry.py": "import hydra\nfrom omegaconf import DictConfig\nfrom unfreeze.sweep import run\n",
+    }
+    for name, text in files.items():
+        write(tmp_path, name, text)
+    return tmp_path
+
+
+def write(root: Path, name: str, text: str) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def test_the_package_is_there() -> None:
+    assert len(modules(REPOSITORY)) > 40
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_package_keeps_its_shape(check: Check) -> None:
+    assert check(REPOSITORY) == []
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_sound_tree_passes(check: Check, planted: Path) -> None:
+    assert check(planted) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("platform/unfreeze/storage/a.py", "from unfreeze.data.catalog import load\n"),
+        ("platform/unfreeze/storage/a.py", "import unfreeze.sweep.run\n"),
+        ("platform/unfreeze/storage/a.py", "def f():\n    from unfreeze.tracking import report\n"),
+        ("platform/unfreeze/storage/a.py", "from ..models import build\n"),
+        ("platform/unfreeze/storage/a.py", "from .. import models\n"),
+        ("platform/unfreeze/storage/a.py", "from unfreeze import components\n"),
+        ("platform/unfreeze/storage/a.py", "from unfreeze.nowhere import f\n"),
+        ("platform/unfreeze/seeding.py", "from unfreeze.config import Config\n"),
+        ("platform/unfreeze/errors.py", "from unfreeze.records import TrialSpec\n"),
+        ("platform/unfreeze/__init__.py", "from unfreeze.errors import UnfreezeError\n"),
+        ("platform/unfreeze/search/a.py", "from unfreeze.tracking import report\n"),
+        ("platform/unfreeze/attic/a.py", ""),
+    ],
+)
+def test_a_planted_upward_import_is_found(planted: Path, name: str, text: str) -> None:
+    write(planted, name, text)
+    problems = upward_imports(planted)
+    assert len(problems) == 1
+    assert name in problems[0]
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_planted_foreign_door_is_found(planted: Path, library: str) -> None:
+    write(planted, "platform/unfreeze/data/a.py", f"def f():\n    from {library}.x import y\n")
+    assert foreign_doors(planted) == [f"platform/unfreeze/data/a.py:2 imports {library}.x.y"]
+
+
+def test_entry_scripts_have_no_door_to_the_stores(planted: Path) -> None:
+    write(planted, "sweeps/a.py", "import boto3, mlflow\n")
+    assert len(foreign_doors(planted)) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "platform/__init__.py",
+        "platform/unfreeze/utils.py",
+        "platform/unfreeze/data/common.py",
+        "platform/unfreeze/helpers/a.py",
+        "sweeps/utils.py",
+    ],
+)
+def test_a_planted_misplaced_file_is_found(planted: Path, name: str) -> None:
+    write(planted, name, "")
+    assert misplaced_files(planted) == [name]
