@@ -3,10 +3,15 @@
 python sweeps/finetune.py experiment=demo trial.selection=mha@3-5+fc1 trial.learning_rate=0.02
 """
 
+from typing import TYPE_CHECKING
+
 from entry import launch
 
+if TYPE_CHECKING:
+    from unfreeze.config import Config
 
-def main(config) -> None:  # type: ignore[no-untyped-def]
+
+def main(config: "Config") -> None:
     from unfreeze.sweep.single import finetune_once
 
     for report in finetune_once(config):

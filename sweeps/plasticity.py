@@ -3,19 +3,24 @@
 python sweeps/plasticity.py model.name=… data=folder data.path=… data.source_path=…
 """
 
+from typing import TYPE_CHECKING
+
 from entry import launch
 
+if TYPE_CHECKING:
+    from unfreeze.config import Config
 
-def main(config) -> None:  # type: ignore[no-untyped-def]
+
+def main(config: "Config") -> None:
     from unfreeze.storage.ledger import Ledger
     from unfreeze.sweep.resources import ray_cluster
     from unfreeze.sweep.run import pre_pass
     from unfreeze.tracking.report import terminal_plasticity
 
     ledger = Ledger(config.storage, config.sweep.name)
-    ledger.claim(config)
     with ray_cluster(config.cluster):
         _, _, table = pre_pass(config, ledger)
+    ledger.claim(config)
     print(terminal_plasticity(table))
 
 

@@ -3,10 +3,15 @@
 python sweeps/report.py sweep.name=demo
 """
 
+from typing import TYPE_CHECKING
+
 from entry import launch
 
+if TYPE_CHECKING:
+    from unfreeze.config import Config
 
-def main(config) -> None:  # type: ignore[no-untyped-def]
+
+def main(config: "Config") -> None:
     from unfreeze.storage.ledger import Ledger
     from unfreeze.tracking.evidence import read_evidence
     from unfreeze.tracking.report import html_report, terminal_report

@@ -4,10 +4,15 @@ python sweeps/vit_components.py experiment=demo
 ray job submit --working-dir . -- python sweeps/vit_components.py experiment=demo
 """
 
+from typing import TYPE_CHECKING
+
 from entry import launch
 
+if TYPE_CHECKING:
+    from unfreeze.config import Config
 
-def main(config) -> None:  # type: ignore[no-untyped-def]
+
+def main(config: "Config") -> None:
     from unfreeze.sweep.run import run_sweep
     from unfreeze.tracking.report import terminal_report
 

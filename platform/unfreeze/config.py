@@ -122,13 +122,13 @@ class SearchConfig:
 class ClusterConfig:
     __pydantic_config__ = _STRICT
     address: str | None = None  # null: start Ray here; "auto" or host:port: join a running cluster
-    num_slots: Count | Literal["auto"] = "auto"  # auto: as many as the cluster's resources hold
+    num_slots: Count | Literal["auto"] = "auto"  # auto: as many as fit, up to search.concurrency
     workers_per_trial: Count = 1  # data-parallel workers of one slot
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: NonNegativeFloat = 0.0  # fractions share a card; 0: CPU
     max_slot_failures: Annotated[int, Field(ge=0)] = 3  # worker-group restarts before a slot is given up
     heartbeat_timeout_s: PositiveFloat = 120.0  # a silent slot's trial goes to another slot after this long
-    start_timeout_s: PositiveFloat = 600.0  # how long the first slot may take to come up
+    start_timeout_s: PositiveFloat = 600.0  # how long a slot may wait for its workers
 
 
 @dataclass(kw_only=True, slots=True)

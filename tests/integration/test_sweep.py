@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import mlflow
 import psutil
 import pytest
@@ -25,13 +26,13 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 300
-# Long enough that a kill lands in the middle of trials: about 12 × 3 s on two slots.
+# Long enough that a kill lands in the middle of trials: 10 × 2 to 3 s on two slots.
 OPTIONS = (
     "experiment=demo",
     "sweep.name=test",
     "data.max_train_images=100",
-    "finetune.epochs=40",
-    "search.num_trials=10",
+    "finetune.epochs=20",
+    "search.num_trials=8",
     "search.start_learning_rates=[0.1]",
     "search.confirm_top=1",
     "search.confirm_seeds=2",
@@ -45,7 +46,9 @@ def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    own = {"HOME": str(folder), "OMP_NUM_THREADS": "1"}  # token and cache of the test's own
+    # Token and cache of the test's own; matplotlib's font list is a machine's and takes seconds to make.
+    fonts = os.environ.get("MPLCONFIGDIR", matplotlib.get_cachedir())
+    own = {"HOME": str(folder), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": fonts}
     return {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | own
 
 
@@ -110,7 +113,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sweep_answers_with_report_and_model(undisturbed: Path) -> None:
     records = ledger_of(undisturbed).trials()
-    assert [record.spec.index for record in records] == list(range(12))
+    assert [record.spec.index for record in records] == list(range(10))
     assert {record.state for record in records} <= {TrialState.FINISHED, TrialState.STOPPED}
     final = ledger_of(undisturbed).read_json("final.json")
     log = (undisturbed / "log.txt").read_text()
@@ -132,12 +135,12 @@ def test_mlflow_has_one_run_per_trial(undisturbed: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{undisturbed / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("unfreeze").experiment_id])
     trials = sorted(run.data.tags["unfreeze.trial"] for run in runs if "unfreeze.trial" in run.data.tags)
-    assert trials == [f"trial-{index:05d}" for index in range(12)]
+    assert trials == [f"trial-{index:05d}" for index in range(10)]
     sweeps = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(sweeps) == 1
     assert "correlation/reference/components/spearman" in sweeps[0].data.metrics
     assert "report.html" in {item.path for item in client.list_artifacts(sweeps[0].info.run_id)}
-    assert client.get_latest_versions("unfreeze-test")
+    assert len(client.search_model_versions("name = 'unfreeze-test'")) == 1
 
 
 def test_finished_sweep_only_prints_its_report(undisturbed: Path) -> None:
@@ -161,7 +164,7 @@ def test_kills_leave_the_same_ledger(undisturbed: Path, tmp_path: Path) -> None:
     victim = slot_workers(first)[0]
     victim.send_signal(signal.SIGKILL)
     wait_for(lambda: any(r.attempts > 1 for r in ledger.trials()), first, "trial taken up again")
-    wait_for(lambda: sum(r.state.is_final for r in ledger.trials()) >= 4 and running(), first, "trial to interrupt")
+    wait_for(lambda: sum(r.state.is_final for r in ledger.trials()) >= 3 and running(), first, "trial to interrupt")
     children = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGKILL)
     first.wait(TIMEOUT_S)
@@ -172,41 +175,35 @@ def test_kills_leave_the_same_ledger(undisturbed: Path, tmp_path: Path) -> None:
     assert comparable(ledger.trials()) == comparable(ledger_of(undisturbed).trials())
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("unfreeze").experiment_id])
-    assert sum("unfreeze.trial" in run.data.tags for run in runs) == 12
+    assert sum("unfreeze.trial" in run.data.tags for run in runs) == 10
 
 
 def test_two_workers_per_trial_give_the_numbers_of_one(undisturbed: Path, tmp_path: Path) -> None:
     """Data-parallel workers see the same global batches; gradients differ in the last bits alone."""
-    options = ("search.num_trials=2", "search.confirm_top=0", "finetune.epochs=4")
-    for workers in (1, 2):
-        (tmp_path / str(workers)).mkdir()
-        run(tmp_path / str(workers), *options, "cluster.num_slots=1", f"cluster.workers_per_trial={workers}")
-    one, two = (ledger_of(tmp_path / str(workers)).trials() for workers in (1, 2))
+    run(tmp_path, "search.num_trials=2", "search.confirm_top=0", "cluster.workers_per_trial=2")
+    two = ledger_of(tmp_path).trials()
+    one = ledger_of(undisturbed).trials()[:2]
     assert [record.spec for record in one] == [record.spec for record in two]
     for left, right in zip(one, two, strict=True):
         losses = [report.val_loss for report in left.reports]
         assert [report.val_loss for report in right.reports] == pytest.approx(losses, rel=1e-3)
 
 
-def test_interrupt_goes_on_later(tmp_path: Path) -> None:
+def test_interrupt_leaves_trials_to_go_on_with(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path)
     process = start(tmp_path, "search.num_trials=4", "search.confirm_top=0")
     wait_for(lambda: [r for r in ledger.trials() if r.reports], process, "first report")
     process.send_signal(signal.SIGINT)
     assert process.wait(TIMEOUT_S) == 130, (tmp_path / "log.txt").read_text()
-    assert {record.state for record in ledger.trials()} <= {TrialState.RUNNING, TrialState.FINISHED}
-    run(tmp_path, "search.num_trials=4", "search.confirm_top=0")
-    assert [record.state for record in ledger.trials()] == [TrialState.FINISHED] * 4
+    assert {record.state for record in ledger.trials()} == {TrialState.RUNNING}
+    assert "run the same command" in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("model.name=vit_nonsense",), "timm knows no model 'vit_nonsense'"),
-        (("model.name=swin_tiny_patch4_window7_224", "model.weights=random"), "is not supported"),
-        (("search.max_trainable_share=0.000001",), "no selection of search.space=components fits"),
+        (("model.name=swin_tiny_patch4_window7_224", "model.weights=random"), "SwinTransformer has no single stack"),
         (("cluster.num_slots=50",), "50 slot(s) of 1 worker(s) need 50 CPU"),
-        (("search.baselines=[qkv]",), "unknown component 'qkv'"),
     ],
 )
 def test_bad_input_stops_before_a_trial(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -215,7 +212,7 @@ def test_bad_input_stops_before_a_trial(options: tuple[str, ...], message: str, 
     log = (tmp_path / "log.txt").read_text()
     assert message in log
     assert "Traceback" not in log
-    assert not list((tmp_path / "runs/test").glob("trials/*"))
+    assert not (tmp_path / "runs/test").exists()  # the name is still free for the mended command
 
 
 def test_unwritable_storage_stops_at_once(tmp_path: Path) -> None:
@@ -228,5 +225,5 @@ def test_unwritable_storage_stops_at_once(tmp_path: Path) -> None:
 def test_name_of_another_configuration_is_refused(undisturbed: Path) -> None:
     process = start(undisturbed, "finetune.epochs=41")
     assert process.wait(TIMEOUT_S) == 2
-    assert "finetune.epochs: stored 40.0, now 41.0" in (undisturbed / "log.txt").read_text()
-    assert json.loads((undisturbed / "runs/test/config.json").read_text())["finetune"]["epochs"] == 40.0
+    assert "finetune.epochs: stored 20.0, now 41.0" in (undisturbed / "log.txt").read_text()
+    assert json.loads((undisturbed / "runs/test/config.json").read_text())["finetune"]["epochs"] == 20.0

@@ -45,10 +45,11 @@ def make_record(index: int, state: TrialState = TrialState.FINISHED) -> TrialRec
 
 
 def test_the_first_claim_takes_the_name_and_the_same_again_finds_it(ledger: Ledger) -> None:
-    assert ledger.claim(config_with()) is False
-    assert ledger.claim(config_with()) is True
-    assert Ledger(ledger.location, "first").claim(config_with()) is True
-    assert Ledger(ledger.location, "second").claim(config_with(finetune={"epochs": 1.0})) is False
+    assert not ledger.is_claimed(config_with())
+    ledger.claim(config_with())
+    assert ledger.is_claimed(config_with())
+    assert Ledger(ledger.location, "first").is_claimed(config_with())
+    assert not Ledger(ledger.location, "second").is_claimed(config_with(finetune={"epochs": 1.0}))
 
 
 def test_another_configuration_is_refused_with_the_keys(ledger: Ledger) -> None:
@@ -64,7 +65,7 @@ def test_another_configuration_is_refused_with_the_keys(ledger: Ledger) -> None:
     assert "plasticity" not in said
     assert ledger.url("") in said
     assert "sweep.name" in said
-    assert ledger.claim(config_with()) is True
+    assert ledger.is_claimed(config_with())
 
 
 def test_where_a_sweep_runs_and_who_watches_is_free(ledger: Ledger) -> None:
@@ -75,14 +76,15 @@ def test_where_a_sweep_runs_and_who_watches_is_free(ledger: Ledger) -> None:
         trial={"selection": "none", "seed": 4},
     )
     moved.storage = "s3://elsewhere/runs"
-    assert ledger.claim(moved) is True
+    assert ledger.is_claimed(moved)
+    ledger.claim(moved)
     assert ledger.read_json("config.json")["cluster"]["num_slots"] == 7
     assert ledger.read_json("config.json")["storage"] == "s3://elsewhere/runs"
 
 
 def test_the_node_local_cache_is_free(ledger: Ledger) -> None:
     ledger.claim(config_with(data={"cache_dir": "/home/a/.cache/unfreeze"}))
-    assert ledger.claim(config_with(data={"cache_dir": "/home/b/.cache/unfreeze"})) is True
+    assert ledger.is_claimed(config_with(data={"cache_dir": "/home/b/.cache/unfreeze"}))
 
 
 @pytest.mark.parametrize("state", TrialState)
@@ -157,7 +159,7 @@ def test_survives_pickling(ledger: Ledger) -> None:
     ledger.claim(config_with())
     copy = pickle.loads(pickle.dumps(ledger))
     copy.write_trial(make_record(0))
-    assert copy.claim(config_with()) is True
+    assert copy.is_claimed(config_with())
     assert ledger.trials() == [make_record(0)]
     assert copy.url("a") == ledger.url("a")
 

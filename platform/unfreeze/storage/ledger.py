@@ -28,8 +28,8 @@ class Ledger:
     def __reduce__(self) -> tuple[Any, ...]:
         return (Ledger, (self.location, self.sweep))
 
-    def claim(self, config: Config) -> bool:
-        """Take the sweep's name for this configuration; True when it was there before.
+    def is_claimed(self, config: Config) -> bool:
+        """Whether the sweep has begun, with this configuration.
 
         Raises:
             SweepMismatchError: the name is taken by another configuration; says which keys differ.
@@ -37,7 +37,6 @@ class Ledger:
         current = config_to_dict(config)
         stored = self.read_json("config.json")
         if stored is None:
-            self.write_json("config.json", current)
             return False
         differing = changed_keys(_comparable(stored), _comparable(current))
         if differing:
@@ -46,9 +45,16 @@ class Ledger:
                 f"sweep {self.sweep!r} in {self.url('')} was started with another configuration:\n{listing}\n"
                 f"give this one a new sweep.name, or delete the folder to start over"
             )
-        if stored != current:
-            self.write_json("config.json", current)
         return True
+
+    def claim(self, config: Config) -> None:
+        """Take the sweep's name for this configuration: once all that can be checked beforehand has been.
+
+        Raises:
+            SweepMismatchError: as `is_claimed`.
+        """
+        self.is_claimed(config)
+        self.write_json("config.json", config_to_dict(config))
 
     def trials(self) -> list[TrialRecord]:
         """Every trial's record, by index."""

@@ -27,6 +27,8 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # …so nobody misses the result files it then cannot find.
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
+    # How long a slot may wait for its workers, which an autoscaler may have to boot first.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(config.start_timeout_s))
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         # Board, trials, controllers and workers are about a dozen processes, most of them asleep; on two cores Ray
@@ -57,28 +59,31 @@ def worker_resources(config: ClusterConfig) -> dict[str, float]:
     return {"num_cpus": config.cpus_per_worker, "num_gpus": config.gpus_per_worker}
 
 
-def count_slots(config: ClusterConfig) -> int:
-    """How many slots to start: the configured number, or as many as fit.
+def count_slots(config: ClusterConfig, *, concurrency: int) -> int:
+    """How many slots to start: the configured number, or as many as fit, up to one per trial in flight.
 
     Raises:
-        ClusterError: more workers than the cluster has; says what was asked for and what there is.
+        ClusterError: more workers than the cluster will ever have; says what was asked for and what there is.
     """
     have = ray.cluster_resources()
+    # What an autoscaler may still add; Ray Train reads it the same way, there is no public call. None without one.
+    ceiling = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    have = {name: max(have.get(name, 0), ceiling.get(name, 0)) for name in ("CPU", "GPU")}
     per_slot = {
         "CPU": config.cpus_per_worker * config.workers_per_trial,
         "GPU": config.gpus_per_worker * config.workers_per_trial,
     }
     # A hair above the quotient, so that 1 / 0.1 is 10 slots and not 9.
-    fitting = min(int(have.get(name, 0) / need + 1e-9) for name, need in per_slot.items() if need)
+    fitting = min(int(have[name] / need + 1e-9) for name, need in per_slot.items() if need)
     wanted = 1 if config.num_slots == "auto" else config.num_slots
     if fitting < wanted:
         asked = ", ".join(f"{wanted * need:g} {name}" for name, need in per_slot.items() if need)
-        there = ", ".join(f"{have.get(name, 0):g} {name}" for name, need in per_slot.items() if need)
+        there = ", ".join(f"{have[name]:g} {name}" for name, need in per_slot.items() if need)
         raise ClusterError(
             f"{wanted} slot(s) of {config.workers_per_trial} worker(s) need {asked}, the cluster has {there}; lower "
             f"cluster.num_slots, cluster.workers_per_trial or the resources per worker"
         )
-    return fitting if config.num_slots == "auto" else config.num_slots
+    return min(fitting, concurrency) if config.num_slots == "auto" else config.num_slots
 
 
 @contextlib.contextmanager

@@ -57,35 +57,39 @@ def run_sweep(config: Config) -> Evidence:
     """
     ledger = Ledger(config.storage, config.sweep.name)
     check_writable(ledger.storage)
-    ledger.claim(config)
-    with MlflowMirror(config.tracking, ledger) as mirror:
-        if ledger.read_json("final.json") is None:
+    if not ledger.is_claimed(config) or ledger.read_json("final.json") is None:
+        with ray_cluster(config.cluster):
+            num_slots = count_slots(config.cluster, concurrency=config.search.concurrency)
+            model, data, plasticity = pre_pass(config, ledger)
+            search = plan_search(config, ledger, model, data, plasticity)
+            ledger.claim(config)  # not before all is checked: a mistake must not take the name
             ledger.write_json("environment.json", describe_environment())
-            with ray_cluster(config.cluster):
-                model, data, plasticity = pre_pass(config, ledger)
-                search = plan_search(config, ledger, model, data, plasticity)
-                run_trials(config, ledger, search, mirror, data)
+            with MlflowMirror(config.tracking, ledger) as mirror:
+                if not search.is_complete:
+                    run_trials(config, ledger, search, mirror, num_slots=num_slots, num_classes=len(data.classes))
                 open_test(config, ledger, data)
-        evidence = read_evidence(ledger)
+    evidence = read_evidence(ledger)
+    with MlflowMirror(config.tracking, ledger) as mirror:
         publish(evidence, ledger, mirror)
     return evidence
 
 
 def pre_pass(config: Config, ledger: Ledger) -> tuple[ModelFacts, DataFacts, PlasticityTable]:
     """Look at model and data, measure plasticity; both are kept in the ledger and reused while nothing changed."""
+    resumed = ledger.is_claimed(config)
     actor = ray.remote(**worker_resources(config.cluster))(PrePass).remote(config)
     try:
         with plain_errors():
             model, data = ray.get(actor.facts.remote())
             facts = {"model": to_dict(model), "data": to_dict(data)}
-            _check_unchanged(ledger, facts)
+            if resumed:
+                _check_unchanged(ledger, facts)
             ledger.write_json("facts.json", facts)
-            stored = ledger.read_json("plasticity.json")
+            stored = ledger.read_json("plasticity.json") if resumed else None
             table = ray.get(actor.measure.remote()) if stored is None else plasticity_table_from_dict(stored)
     finally:
         ray.kill(actor)  # gives its GPU to the slots
-    if stored is None:
-        ledger.write_json("plasticity.json", to_dict(table))
+    ledger.write_json("plasticity.json", to_dict(table))
     return model, data, table
 
 
@@ -106,16 +110,15 @@ def plan_search(
     return PlannedSearch(planner, ledger)
 
 
-def run_trials(config: Config, ledger: Ledger, search: PlannedSearch, mirror: MlflowMirror, data: DataFacts) -> None:
+def run_trials(
+    config: Config, ledger: Ledger, search: PlannedSearch, mirror: MlflowMirror, *, num_slots: int, num_classes: int
+) -> None:
     """Run every trial that has no outcome yet: Tune's trials post jobs on the board, slots take them.
 
     Raises:
         ClusterError: no slot is left.
         SweepInterrupted: stopped by a signal.
     """
-    if search.is_complete:
-        return
-    num_slots = count_slots(config.cluster)
     if num_slots > config.search.concurrency:
         logger.warning(
             "%d slots but search.concurrency=%d: some will idle; raise it for the next sweep",
@@ -129,7 +132,7 @@ def run_trials(config: Config, ledger: Ledger, search: PlannedSearch, mirror: Ml
     crumb = {"CPU": 0, "node:__internal_head__": 0.001}
     tune.register_trainable(trainable, tune.with_resources(tune.with_parameters(SlotTrial, board=board), crumb))
     with (
-        SlotPool(config, ledger, board, num_slots=num_slots, num_classes=len(data.classes)),
+        SlotPool(config, ledger, board, num_slots=num_slots, num_classes=num_classes),
         tempfile.TemporaryDirectory(prefix="unfreeze-tune-", ignore_cleanup_errors=True) as folder,
     ):
         tuner = tune.Tuner(
