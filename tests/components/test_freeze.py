@@ -3,8 +3,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from unfreeze.components.freeze import unfreeze_only
-from unfreeze.components.mapping import count_parameters, count_trainable, group_parameters
-from unfreeze.components.selection import parse_selection
+from unfreeze.components.mapping import count_parameters, group_parameters
+from unfreeze.components.selection import count_trainable, parse_selection
 from unfreeze.errors import SelectionError
 
 

@@ -20,10 +20,9 @@ from torch import nn
 from unfreeze.components.mapping import (
     block_modules,
     count_parameters,
-    count_trainable,
     group_parameters,
 )
-from unfreeze.components.selection import parse_selection
+from unfreeze.components.selection import count_trainable, parse_selection
 from unfreeze.errors import ModelError
 from unfreeze.records import COMPONENTS
 

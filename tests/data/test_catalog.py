@@ -8,7 +8,6 @@ import boto3
 import numpy as np
 import pytest
 import torchvision.datasets
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from unfreeze.config import DataConfig
@@ -333,21 +332,8 @@ def test_a_failed_download_says_where(config: DataConfig, monkeypatch: pytest.Mo
         load_train_val(config, image_size=32)
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+def bucket(s3_environment: None) -> Iterator[Any]:
     bucket = boto3.resource("s3").Bucket("images")
     bucket.create()
     yield bucket

@@ -7,7 +7,6 @@ import boto3
 import pytest
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
-from moto.server import ThreadedMotoServer
 
 from unfreeze.errors import StorageError
 from unfreeze.storage.base import Storage, check_writable, open_storage
@@ -15,21 +14,8 @@ from unfreeze.storage.folder import FolderStorage
 from unfreeze.storage.s3 import S3Storage
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+def s3_bucket(s3_environment: None) -> Iterator[str]:
     bucket = boto3.resource("s3").Bucket("sweeps")
     bucket.create()
     yield bucket.name

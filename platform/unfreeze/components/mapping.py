@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from timm.models import beit, eva, vision_transformer
 from torch import nn
 
-from unfreeze.components.selection import Selection
 from unfreeze.errors import ModelError
 from unfreeze.records import COMPONENTS
 
@@ -136,12 +135,6 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     """Group → number of parameters."""
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return {group: sum(sizes[name] for name in names) for group, names in group_parameters(model).items()}
-
-
-def count_trainable(selection: Selection, parameters: dict[str, int], *, train_head: bool) -> int:
-    """How many parameters a selection trains, given `count_parameters`' answer."""
-    groups = selection.groups | ({"head"} if train_head else frozenset())
-    return sum(parameters.get(group, 0) for group in groups)
 
 
 def block_modules(model: nn.Module) -> Iterator[BlockModules]:

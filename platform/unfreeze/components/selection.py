@@ -9,7 +9,7 @@
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from unfreeze.errors import SelectionError
@@ -91,6 +91,12 @@ def parse_selection(text: str, *, num_blocks: int) -> Selection:
 def select_components(names: Iterable[str], *, num_blocks: int) -> Selection:
     """Every block of the named components."""
     return Selection(num_blocks, frozenset((block, name) for name in names for block in range(num_blocks)))
+
+
+def count_trainable(selection: Selection, parameters: Mapping[str, int], *, train_head: bool) -> int:
+    """How many parameters a selection trains, given its group's sizes (`mapping.count_parameters`)."""
+    groups = selection.groups | ({"head"} if train_head else frozenset())
+    return sum(parameters.get(group, 0) for group in groups)
 
 
 def _runs(blocks: list[int]) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from unfreeze.components.selection import Selection
+from unfreeze.components.selection import Selection, count_trainable
 from unfreeze.config import SearchConfig
 from unfreeze.errors import BudgetError
 from unfreeze.records import COMPONENTS, ModelFacts
@@ -43,8 +43,7 @@ class SearchSpace:
         return switches | {LEARNING_RATE: learning_rate}
 
     def num_trainable(self, selection: Selection) -> int:
-        groups = selection.groups | ({"head"} if self.train_head else frozenset())
-        return sum(self.model.parameters.get(group, 0) for group in groups)
+        return count_trainable(selection, self.model.parameters, train_head=self.train_head)
 
     def allows(self, selection: Selection) -> bool:
         """Whether the selection trains some component and fits the budget."""
