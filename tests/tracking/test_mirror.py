@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from unfreeze.config import Config, TrackingConfig
+from unfreeze.errors import SweepInterrupted
 from unfreeze.records import TrialState, to_dict
 from unfreeze.storage.ledger import Ledger
 from unfreeze.tracking.figures import render_all
@@ -244,7 +245,9 @@ class TestThread:
         assert runs["sweep"].info.status == "FINISHED"
         mirror.close()  # a second time does nothing
 
-    @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (RuntimeError, "FAILED")])
+    @pytest.mark.parametrize(
+        ("error", "status"), [(KeyboardInterrupt, "KILLED"), (SweepInterrupted, "KILLED"), (RuntimeError, "FAILED")]
+    )
     def test_status_of_a_sweep_that_broke_off_and_of_its_resumption(self, config, ledger, error, status):
         ledger.delete("final.json")
         with pytest.raises(error), MlflowMirror(config, ledger):

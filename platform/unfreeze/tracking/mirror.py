@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from unfreeze.config import TrackingConfig
+from unfreeze.errors import SweepInterrupted
 from unfreeze.records import Evidence, TrialState
 from unfreeze.storage.ledger import Ledger
 from unfreeze.tracking import view
@@ -51,8 +52,9 @@ class MlflowMirror:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # A KeyboardInterrupt or SystemExit was asked for; anything else was not.
-        self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+        # An interrupt was asked for; any other exception was not.
+        broken = kind is not None and issubclass(kind, Exception) and not issubclass(kind, SweepInterrupted)
+        self.close("FINISHED" if kind is None else "FAILED" if broken else "KILLED")
 
     def notify(self) -> None:
         """The ledger has changed: sync soon. Returns at once."""
