@@ -6,6 +6,7 @@ same trials with one slot or ten, undisturbed or killed and resumed, and resumin
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optuna
@@ -95,7 +96,7 @@ class Planner:
         for earlier in range(index):
             spec = planned[earlier]
             if spec.origin != "baseline":  # `all` and `none` are no points of the space
-                study.add_trial(self._optuna_trial(spec, known.get(earlier)))
+                study.add_trial(self.optuna_trial(spec, known.get(earlier)))
         for _ in range(_MAX_DRAWS):
             trial = study.ask(self.space.distributions)
             selection = self.space.selection(trial.params)
@@ -104,15 +105,17 @@ class Planner:
             study.tell(trial, state=OptunaState.FAIL)
         return self._draw_uniformly(index)
 
-    def _optuna_trial(self, spec: TrialSpec, record: TrialRecord | None) -> optuna.trial.FrozenTrial:
+    def params(self, spec: TrialSpec) -> dict[str, Any]:
+        """The point of the space that a trial stands for."""
         selection = parse_selection(spec.selection, num_blocks=self.space.model.num_blocks)
+        return self.space.params(selection, spec.learning_rate)
+
+    def optuna_trial(self, spec: TrialSpec, record: TrialRecord | None) -> optuna.trial.FrozenTrial:
+        """A trial as Optuna sees it; ``record`` None: still running."""
         value = None if record is None else observed_value(record)
         state = OptunaState.RUNNING if record is None else OptunaState.FAIL if value is None else OptunaState.COMPLETE
         return optuna.trial.create_trial(
-            state=state,
-            value=value,
-            params=self.space.params(selection, spec.learning_rate),
-            distributions=self.space.distributions,
+            state=state, value=value, params=self.params(spec), distributions=self.space.distributions
         )
 
     def _draw_uniformly(self, index: int) -> _Point:

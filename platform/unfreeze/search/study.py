@@ -8,7 +8,6 @@ import optuna
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from unfreeze.components.selection import parse_selection
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict
 from unfreeze.search.planner import Planner, observed_value
 from unfreeze.slots.board import LOST
@@ -54,8 +53,8 @@ class PlannedSearch(OptunaSearch):
         self._by_tune_id: dict[str, TrialSpec] = {}
         self._next_index = 0
         self.abandoned: str | None = None  # why nothing more is tried: no slot is left
-        for index in sorted(self._final):
-            self._mirror_final(self._final[index])
+        for _, record in sorted(self._final.items()):
+            self._ot_study.add_trial(planner.optuna_trial(record.spec, record))
 
     @property
     def max_trials(self) -> int:
@@ -90,8 +89,7 @@ class PlannedSearch(OptunaSearch):
             if index not in self._final:
                 break
         self._by_tune_id[trial_id] = spec
-        selection = parse_selection(spec.selection, num_blocks=self._planner.space.model.num_blocks)
-        self._plan_sampler.params = self._planner.space.params(selection, spec.learning_rate)
+        self._plan_sampler.params = self._planner.params(spec)
         super().suggest(trial_id)
         return {"trial": to_dict(spec)}
 
@@ -117,9 +115,3 @@ class PlannedSearch(OptunaSearch):
         state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
         self._ot_study.tell(self._ot_trials[trial_id], value, state=state)
         self._completed_trials.add(trial_id)
-
-    def _mirror_final(self, record: TrialRecord) -> None:
-        selection = parse_selection(record.spec.selection, num_blocks=self._planner.space.model.num_blocks)
-        value = observed_value(record)
-        params = self._planner.space.params(selection, record.spec.learning_rate)
-        self.add_evaluated_point(params, value if value is not None else 0.0, error=value is None)
