@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from unfreeze.data.batches import InputSpec, TrainBatches
+from unfreeze.data.batches import TrainBatches
 from unfreeze.data.catalog import Part
+from unfreeze.data.crops import InputSpec
 from unfreeze.data.decode import make_array
 
 RESULTS = Path(__file__).parent / "results"

@@ -32,8 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unfreeze.config import Config, DataConfig, ModelConfig, PlasticityConfig
-from unfreeze.data.batches import InputSpec, eval_view
+from unfreeze.data.batches import eval_view
 from unfreeze.data.catalog import Part, load_source, load_train_val
+from unfreeze.data.crops import InputSpec
 from unfreeze.data.decode import make_array
 from unfreeze.models.build import build_model, input_size
 from unfreeze.plasticity.estimator import Estimator

@@ -26,6 +26,48 @@ Mode = Literal["reference", "in_situ", "local"]
 # What else has been proposed to rank components by: platform/unfreeze/plasticity/scores.py
 RivalScore = Literal["gradient_norm", "sensitivity", "forward_only", "fisher", "parameters"]
 
+DataName = Literal[
+    "digits",
+    "folder",
+    "cifar10",
+    "cifar100",
+    "cifar10c",
+    "cifar100c",
+    "domainnet",
+    "flowers102",
+    "pet",
+    "dtd",
+    "eurosat",
+    "caltech101",
+    "svhn",
+    "food101",
+    "stanford_cars",
+]
+Domain = Literal["clipart", "infograph", "painting", "quickdraw", "real", "sketch"]
+# Hendrycks and Dietterich, ICLR 2019: 15 and 4 more.
+Corruption = Literal[
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+    "speckle_noise",
+    "gaussian_blur",
+    "spatter",
+    "saturate",
+]
+RateGroup = Literal["ln1", "mha", "ln2", "fc1", "fc2", "embed", "head"]
+
 # A typo is an error, and so is a value of another type ("3" for 3): nothing is guessed.
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -35,6 +77,7 @@ class SweepConfig:
     __pydantic_config__ = _STRICT
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "sweep"  # folder below `storage`
     seed: Annotated[int, Field(ge=0)] = 0  # every random number of the sweep derives from it
+    checkpoint_gib: NonNegativeFloat = 0.0  # best checkpoints kept, the losers' deleted first; 0: all are kept
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,13 +87,21 @@ class ModelConfig:
     weights: str | None = None  # .safetensors or .pth file, local or s3://; null: the weights timm knows for `name`
     image_size: Annotated[int, Field(ge=8)] | None = None  # px; null: the model's own
     kwargs: dict[str, Any] = field(default_factory=dict)  # handed to timm.create_model
+    normalization: Literal["model", "imagenet"] = "model"  # of pixels: as pretrained, or ImageNet's mean and deviation
+    layer_norm_eps: PositiveFloat | None = None  # null: the model's own; the paper's models have 1e-12
 
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     __pydantic_config__ = _STRICT
-    name: Literal["digits", "folder", "cifar10", "cifar100", "flowers102", "pet"] = "digits"
-    path: str | None = None  # folder: the ImageFolder tree, local or s3://; torchvision sets: where to download
+    name: DataName = "digits"
+    # folder: the ImageFolder tree; cifar10c, cifar100c: the folder of .npy files; domainnet: the folder of domains; all
+    # local or s3://. torchvision's sets: where to download.
+    path: str | None = None
+    domain: Domain | None = None  # domainnet alone
+    # cifar10c, cifar100c: which of their files; any other set: applied to its images by us. null: none
+    corruption: Corruption | None = None
+    severity: Annotated[int, Field(ge=1, le=5)] = 5  # of the corruption
     source_path: str | None = None  # any tree of source-domain images; null: rendered glyphs
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training pool, per class; unused where val/ exists
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # per class; only for a tree without test/
@@ -58,6 +109,13 @@ class DataConfig:
     max_train_images: Count | None = None  # stratified subset; null: all
     max_val_images: Count | None = None  # stratified subset; null: all
     augment: Literal["none", "crop_flip"] = "none"  # crop_flip: random resized crop and horizontal flip
+    num_views: Annotated[int, Field(ge=0)] = 0  # augmented views per image, used in turn; 0: a new one each time
+    crop_share: Share = 0.875  # evaluation: side of the centre crop in the square around the image; 1: all of it
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # of the evaluation view; random crops are bilinear
+    # memory: decoded once to uint8 squares; stream: each image from its file each time, crops from the whole of it
+    loading: Literal["auto", "memory", "stream"] = "auto"
+    max_decoded_gib: PositiveFloat = 32.0  # auto: larger sets stream
+    num_workers: Count = 2  # processes per worker of a trial that decode a streamed set
     max_bad_share: Annotated[float, Field(ge=0, lt=1)] = 0.01  # unreadable files above this share stop the sweep
     cache_dir: str = "~/.cache/unfreeze"  # node-local; decoded images, by content
 
@@ -89,12 +147,26 @@ class FinetuneConfig:
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd
     weight_decay: NonNegativeFloat = 0.0  # 0: off
     epochs: PositiveFloat = 10.0  # passes over the training images; fractions allowed
+    steps: Count | None = None  # optimizer steps; null: as many as `epochs` takes
     batch_size: Count = 64  # images per optimizer step, over all workers
     micro_batch_size: Count | None = None  # images per forward pass and worker; null: batch_size / workers
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the steps, linear; 0: off
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None  # null: as many as `warmup_share` says
+    warmup_from_zero: bool = False  # the first step's rate is 0, as the paper's code has it; else peak / warmup steps
     clip_norm: NonNegativeFloat = 1.0  # gradient norm; 0: off
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the GPU has it
     train_head: bool = True  # final norm and classifier
+    layer_decay: Share = 1.0  # learning rate of a block / that of the block above it; 1: off
+    component_rates: dict[RateGroup, NonNegativeFloat] = field(default_factory=dict)  # × learning rate; absent: 1
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: off
+    mixup_alpha: NonNegativeFloat = 0.0  # of the Beta distribution; 0: off
+    cutmix_alpha: NonNegativeFloat = 0.0  # 0: off; with mixup either is drawn for each batch
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # validate and keep the moving average of the weights; 0: off
+    lora_alpha: PositiveFloat = 16.0  # of selections such as mha:lora(8): updates are scaled by alpha / rank
+    activation_checkpointing: bool = False  # blocks keep their input alone and run again in the backward pass
+    compile: bool = False  # torch.compile, once per selection; its seconds are in the trial's first report
+    prefix_cache_gib: NonNegativeFloat = 0.0  # node-local disk for activations below the lowest trained block; 0: off
+    shard: bool = False  # FSDP2: each worker holds a share of the weights; for models that do not fit
     num_reports: Count = 10  # validations per trial, evenly spaced; rungs of early stopping lie on them
     eval_batch_size: Count = 256  # images per forward pass and worker
 
@@ -108,7 +180,13 @@ class PriorConfig:
 @dataclass(kw_only=True, slots=True)
 class SearchConfig:
     __pydantic_config__ = _STRICT
-    space: Literal["components", "depth", "blocks"] = "components"
+    space: Literal["components", "depth", "blocks", "grid"] = "components"
+    # grid: every selection at every rate with every seed, nothing sampled, stopped or confirmed
+    selections: list[str] = field(default_factory=list)
+    learning_rates: list[PositiveFloat] = field(default_factory=list)
+    seeds: list[Annotated[int, Field(ge=0)]] = field(default_factory=list)
+    # grid: what chooses a selection's learning rate; test: as the paper's code does, the seal broken for every trial
+    select_on: Literal["val", "test"] = "val"
     num_trials: Count = 32  # trials of the search; the confirmation runs come on top
     concurrency: Count = 4  # trials in flight; trial i knows the outcomes of 0 … i − concurrency, whatever the timing
     learning_rate_low: PositiveFloat = 1e-3
@@ -116,6 +194,9 @@ class SearchConfig:
     start_learning_rates: list[PositiveFloat] = field(default_factory=list)  # of the first points; []: geometric mean
     baselines: list[str] = field(default_factory=lambda: ["all", "none"])  # selections tried after the single ones
     max_trainable_share: Share = 1.0  # of the model's parameters, head included; 1: off
+    max_flops_share: Share = 1.0  # of what a training step of `all` computes; 1: off
+    max_memory_gib: PositiveFloat | None = None  # predicted peak of one worker; null: off
+    objective: Literal["accuracy", "pareto"] = "accuracy"  # pareto: accuracy against FLOPs of a training step
     early_stopping: bool = True  # asynchronous successive halving on images_seen
     reduction_factor: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = 3.0  # 1/this pass each rung
     grace_reports: Count = 2  # the first rung: reports before a trial may be stopped
@@ -169,6 +250,16 @@ class TrialConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ProbeConfig:
+    """What `sweeps/probe.py` fits; a sweep does not look at it."""
+
+    __pydantic_config__ = _STRICT
+    at: list[str] = field(default_factory=lambda: ["head"])  # "6.fc2", "fc2" (every block), "embed", "head", "all"
+    method: Literal["ridge", "logistic"] = "ridge"  # closed form, or L-BFGS
+    pool: Literal["token", "mean"] = "token"  # class token (its lack: mean), or the mean over tokens
+
+
+@dataclass(kw_only=True, slots=True)
 class Config:
     __pydantic_config__ = _STRICT
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -181,6 +272,8 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     trial: TrialConfig = field(default_factory=TrialConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    dry_run: bool = False  # print what would run and what it would cost, start nothing
 
 
 def load_config(raw: DictConfig | Mapping[str, Any]) -> Config:
@@ -228,13 +321,68 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             f"plasticity.batch_size must be a multiple of plasticity.cross, but got {config.plasticity.batch_size} and "
             f"{config.plasticity.cross}",
         )
-    if config.data.name == "folder" and config.data.path is None:
-        yield ("data",), "data.path must name an image folder (local or s3://) for data=folder, but got null"
+    yield from _data_contradictions(config.data)
+    yield from _finetune_contradictions(config.finetune)
+    yield from _search_contradictions(config.search)
+    if config.search.select_on == "test" and config.sweep.checkpoint_gib:
+        yield (
+            ("search", "sweep"),
+            f"search.select_on=test opens the test for every trial, so all checkpoints are kept: sweep.checkpoint_gib "
+            f"must be 0, but got {config.sweep.checkpoint_gib:g}",
+        )
+    if config.finetune.prefix_cache_gib and config.data.augment != "none" and not config.data.num_views:
+        yield (
+            ("finetune", "data"),
+            f"finetune.prefix_cache_gib={config.finetune.prefix_cache_gib:g} needs images that come back: data.augment="
+            f"none or data.num_views above 0, but got data.augment={config.data.augment} and data.num_views=0",
+        )
     if config.data.name != "digits" and config.data.source_path is None:
         yield (
             ("data",),
             f"data.source_path must name a tree of source-domain images for data={config.data.name}, which the "
             f"pre-pass pairs with the downstream ones, but got null",
+        )
+
+
+def _data_contradictions(data: DataConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    places = {
+        "folder": "an image folder",
+        "cifar10c": "the folder of CIFAR-10-C's .npy files",
+        "cifar100c": "the folder of CIFAR-100-C's .npy files",
+        "domainnet": "the folder that holds DomainNet's domains",
+    }
+    if data.name in places and data.path is None:
+        yield ("data",), f"data.path must name {places[data.name]} (local or s3://) for data={data.name}, but got null"
+    if (data.name == "domainnet") != (data.domain is not None):
+        yield ("data",), f"data.domain is for data=domainnet, which needs one, but got {data.domain!r} for {data.name}"
+    if data.name in ("cifar10c", "cifar100c") and data.corruption is None:
+        yield ("data",), f"data.corruption must name one of the corruptions for data={data.name}, but got null"
+    if data.num_views and data.augment == "none":
+        yield ("data",), f"data.num_views are augmented views, but got {data.num_views} with data.augment=none"
+
+
+def _finetune_contradictions(finetune: FinetuneConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    if finetune.steps and finetune.warmup_steps and finetune.warmup_steps >= finetune.steps:
+        yield (
+            ("finetune",),
+            f"finetune.warmup_steps must be below finetune.steps, but got {finetune.warmup_steps} and {finetune.steps}",
+        )
+
+
+def _search_contradictions(search: SearchConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    grid = {name: getattr(search, name) for name in ("selections", "learning_rates", "seeds")}
+    if search.space == "grid":
+        for name, values in grid.items():
+            if not values or len(set(values)) < len(values):
+                yield ("search",), f"search.{name} must list each of the grid's once for search=grid, but got {values}"
+    elif any(grid.values()):
+        given = ", ".join(f"search.{name}" for name, values in grid.items() if values)
+        yield ("search",), f"{given} are for search=grid, but got search.space={search.space}"
+    if search.select_on == "test" and search.space != "grid":
+        yield (
+            ("search",),
+            f"search.select_on=test reproduces a grid's published choice and needs search=grid, but got search.space="
+            f"{search.space}; anything else selects on validation",
         )
 
 

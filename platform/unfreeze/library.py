@@ -15,8 +15,8 @@ from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.mapping import check_supported
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import PlasticityConfig, load_config
-from unfreeze.data.batches import InputSpec
 from unfreeze.data.catalog import STORED_PER_INPUT, Part
+from unfreeze.data.crops import InputSpec
 from unfreeze.data.decode import check_bad_files, decode_files, list_files, make_array, square
 from unfreeze.errors import ConfigError, DataError, ModelError
 from unfreeze.models.build import weights_digest

@@ -162,6 +162,8 @@ class ModelFacts:
     parameters: dict[str, int]  # "3.mha" → count; "embed", "head" without a block
     image_size: int
     create_kwargs: dict[str, Any]  # timm.create_model(name, **create_kwargs) gives the architecture
+    num_tokens: int = 0  # of an image, class token and registers included
+    width: int = 0  # of a token
 
     @property
     def num_parameters(self) -> int:

@@ -10,17 +10,13 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
 from unfreeze.data.batches import (
-    InputSpec,
     TrainBatches,
     batch_positions,
-    crop_flip,
-    draw_crops,
     eval_batches,
     eval_view,
-    resize_each,
-    resize_together,
 )
 from unfreeze.data.catalog import Part
+from unfreeze.data.crops import InputSpec, crop_flip, draw_crops, resize_each, resize_together
 from unfreeze.data.decode import make_array
 
 CPU = torch.device("cpu")
@@ -169,7 +165,7 @@ def as_torchvision(image: torch.Tensor, box: tuple[int, int, int, int], flip: bo
 @pytest.mark.parametrize("resize", [resize_each, resize_together])
 def test_a_crop_is_torchvisions(resize: Any, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Boxes at the corners, of one pixel, narrow, whole; enlarged and shrunk; both ways round."""
-    monkeypatch.setattr("unfreeze.data.batches.resize_each", resize)
+    monkeypatch.setattr("unfreeze.data.crops.resize_each", resize)
     stored = 16
     images = torch.from_numpy(make_part(8, size=stored).take(np.arange(8)))
     boxes = [(0, 0, 16, 16), (0, 0, 1, 1), (15, 15, 1, 1), (3, 2, 9, 5), (10, 0, 6, 16), (0, 12, 16, 4), (5, 5, 2, 11)]

@@ -12,8 +12,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from unfreeze.components.mapping import block_modules
-from unfreeze.data.batches import InputSpec
 from unfreeze.data.catalog import Part
+from unfreeze.data.crops import InputSpec
 from unfreeze.data.decode import make_array
 from unfreeze.records import COMPONENTS, MODES
 

@@ -16,8 +16,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from unfreeze.config import ModelConfig, PlasticityConfig
-from unfreeze.data.batches import InputSpec
 from unfreeze.data.catalog import Part
+from unfreeze.data.crops import InputSpec
 from unfreeze.data.decode import decode_files, list_files, make_array
 from unfreeze.errors import ModelError
 from unfreeze.models.build import build_model

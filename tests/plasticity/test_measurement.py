@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from unfreeze.config import ModelConfig, PlasticityConfig
-from unfreeze.data.batches import InputSpec
 from unfreeze.data.catalog import Part
+from unfreeze.data.crops import InputSpec
 from unfreeze.data.decode import decode_files, list_files
 from unfreeze.errors import ConfigError, DataError
 from unfreeze.models.build import build_model

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from unfreeze import config
 from unfreeze.components.mapping import group_of
-from unfreeze.data.batches import InputSpec
 from unfreeze.data.catalog import Part
+from unfreeze.data.crops import InputSpec
 from unfreeze.data.decode import make_array
 from unfreeze.errors import ModelError
 from unfreeze.models.build import init_classifier

@@ -7,8 +7,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unfreeze.data.batches import InputSpec, eval_batches
+from unfreeze.data.batches import eval_batches
 from unfreeze.data.catalog import Part
+from unfreeze.data.crops import InputSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from unfreeze.components.mapping import check_supported, count_parameters
 from unfreeze.config import ModelConfig
-from unfreeze.data.batches import InputSpec
+from unfreeze.data.crops import InputSpec
 from unfreeze.errors import ModelError
 from unfreeze.models import tiny
 from unfreeze.records import ModelFacts
 from unfreeze.seeding import derive_seed
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HEAD_STD = 0.02  # of the fresh classifier's weights, truncated normal, as Hugging Face's ViT has it
 
 
@@ -57,6 +58,10 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path) -> Ba
         path = tiny.tiny_weights_path() if config.weights is None else _local_file(config.weights, cache_dir)
         _load_weights(module, path, classifier)
     _check_finite(module)
+    if config.layer_norm_eps is not None:
+        for layer in module.modules():
+            if isinstance(layer, nn.LayerNorm):
+                layer.eps = config.layer_norm_eps
     module.eval()
     image_size = input_size(config)
     facts = ModelFacts(
@@ -66,8 +71,11 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path) -> Ba
         parameters=count_parameters(module),
         image_size=image_size,
         create_kwargs={**kwargs, "num_classes": num_classes},
+        num_tokens=module.patch_embed.num_patches + module.num_prefix_tokens,
+        width=module.embed_dim,
     )
-    return BaseModel(module, InputSpec(image_size, tuple(cfg["mean"]), tuple(cfg["std"])), facts, classifier)
+    mean, std = (cfg["mean"], cfg["std"]) if config.normalization == "model" else (IMAGENET_MEAN, IMAGENET_STD)
+    return BaseModel(module, InputSpec(image_size, tuple(mean), tuple(std)), facts, classifier)
 
 
 def input_size(config: ModelConfig) -> int:
