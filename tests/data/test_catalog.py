@@ -2,12 +2,11 @@ import hashlib
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import boto3
 import numpy as np
 import pytest
-import torchvision.datasets
 from PIL import Image
 
 from unfreeze.config import DataConfig
@@ -263,73 +262,6 @@ def test_a_source_tree_without_images_is_refused(config: DataConfig, tmp_path: P
     config.source_path = str(tmp_path / "empty")
     with pytest.raises(DataError, match=f"no image files below {tmp_path / 'empty'}"):
         load_source(config, image_size=8)
-
-
-class FakeSet:
-    """The constructor and the sequence of a torchvision set; each part's images have a red value of their own."""
-
-    classes: ClassVar[list[str]] = ["cat", "dog"]
-    read: ClassVar[list[int]] = []
-    REDS: ClassVar[dict[Any, int]] = {True: 10, "train": 10, "trainval": 10, "val": 20, False: 30, "test": 30}
-
-    def __init__(self, root: str, *, download: bool = False, **part: Any) -> None:
-        assert download
-        assert Path(root).is_absolute()
-        (which,) = part.values()
-        self.red = self.REDS[which]
-        self.num_images = {10: 20, 20: 6, 30: 10}[self.red]
-
-    def __len__(self) -> int:
-        return self.num_images
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        if index >= self.num_images:
-            raise IndexError(index)
-        self.read.append(self.red)
-        return Image.new("RGB", (12, 10), (self.red, index, 0)), index % 2
-
-
-@pytest.mark.parametrize(
-    ("name", "torchvision_name", "own_val"),
-    [
-        ("cifar10", "CIFAR10", False),
-        ("cifar100", "CIFAR100", False),
-        ("flowers102", "Flowers102", True),
-        ("pet", "OxfordIIITPet", False),
-    ],
-)
-def test_torchvision_sets(
-    config: DataConfig, monkeypatch: pytest.MonkeyPatch, name: Any, torchvision_name: str, own_val: bool
-) -> None:
-    reads: list[int] = []
-    fake = type(torchvision_name, (FakeSet,), {"read": reads})
-    monkeypatch.setattr(torchvision.datasets, torchvision_name, fake)
-    config.name = name
-    dataset = load_train_val(config, image_size=224)
-    assert dataset.classes == ("cat", "dog")
-    assert 30 not in reads
-    assert dataset.num_test == 10
-    assert class_counts(dataset.train) == ([10, 10] if own_val else [8, 8])
-    assert set(dataset.train.take(np.arange(len(dataset.train)))[..., 0].flat) == {10}
-    assert set(dataset.val.take(np.arange(len(dataset.val)))[..., 0].flat) == {20 if own_val else 10}
-    assert set(contents(dataset.train)).isdisjoint(contents(dataset.val))
-    sealed = load_test(config, image_size=224)
-    assert class_counts(sealed) == [5, 5]
-    assert sealed.array.images.shape == (10, 10, 10, 3)
-    assert set(sealed.array.images[..., 0].flat) == {30}
-    num_reads = len(reads)
-    assert contents(load_train_val(config, image_size=224).train) == contents(dataset.train)
-    assert len(reads) == num_reads
-
-
-def test_a_failed_download_says_where(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(root: str, **part: Any) -> None:
-        raise RuntimeError("File not found or corrupted.")
-
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
-    config.name = "cifar10"
-    with pytest.raises(DataError, match=f"data=cifar10 could not be downloaded to {config.path}: File not found"):
-        load_train_val(config, image_size=32)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ class InputSpec:
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: str = "bicubic"  # where evaluation enlarges; or bilinear
 
 
 def crop_flip(images: Tensor, boxes: Tensor, flips: Tensor, spec: InputSpec) -> Tensor:

@@ -71,6 +71,7 @@ def _warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config, num_class
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     cache_dir = Path(config.data.cache_dir).expanduser()
     base = build_model(config.model, num_classes=num_classes, cache_dir=cache_dir)
+    base = replace(base, spec=replace(base.spec, interpolation=config.data.interpolation))
     return _Slot(
         slot_id=slot_id,
         worker=Worker(rank=context.get_world_rank(), world_size=context.get_world_size()),

@@ -1,6 +1,7 @@
 """The sealed test, opened once for the chosen selection, and the exported model. Runs as a Ray task, like a worker."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     base = build_model(config.model, num_classes=len(data.classes), cache_dir=Path(config.data.cache_dir))
+    base = replace(base, spec=replace(base.spec, interpolation=config.data.interpolation))
     trial_id = recommendation.trial_ids[0]
     stored = ledger.read_bytes(f"checkpoints/{trial_id}/best.safetensors")
     checkpoint = Checkpoint.from_bytes(stored, base_digest=base.facts.digest)

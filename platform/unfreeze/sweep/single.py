@@ -1,6 +1,7 @@
 """One finetuning run in this process, without Ray: to try a selection, to profile, to debug."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ def finetune_once(config: Config) -> Iterator[TrialReport]:
     """
     data = load_train_val(config.data, image_size=input_size(config.model))
     base = build_model(config.model, num_classes=len(data.classes), cache_dir=Path(config.data.cache_dir))
+    base = replace(base, spec=replace(base.spec, interpolation=config.data.interpolation))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trial = TrialSpec(
         index=0,
