@@ -1,13 +1,9 @@
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torchvision.transforms.v2.functional as tv
 from PIL import Image
-from scipy import stats
-from torchvision.transforms import RandomResizedCrop
 
 from unfreeze.data.batches import (
     TrainBatches,
@@ -16,7 +12,7 @@ from unfreeze.data.batches import (
     eval_view,
 )
 from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec, crop_flip, draw_crops, resize_each, resize_together
+from unfreeze.data.crops import InputSpec
 from unfreeze.data.decode import make_array
 
 CPU = torch.device("cpu")
@@ -146,64 +142,6 @@ def test_eval_view_enlarges_as_pil_does(stored: int, size: int) -> None:
         enlarged = [np.asarray(channel.resize((size, size), Image.Resampling.BICUBIC)) for channel in channels]
         expected = normalised(np.stack(enlarged, axis=-1).clip(0, 1).astype(np.float64))
         np.testing.assert_allclose(result.numpy(), expected, atol=2e-5)
-
-
-def boxed(images: torch.Tensor, boxes: list[tuple[int, int, int, int]], flips: list[bool], side: int) -> torch.Tensor:
-    return crop_flip(images, torch.tensor(boxes), torch.tensor(flips), spec(side))
-
-
-def as_torchvision(image: torch.Tensor, box: tuple[int, int, int, int], flip: bool, side: int) -> torch.Tensor:
-    """The same by torchvision, image by image, on a float64 image."""
-    left, top, width, height = box
-    pixels = image.permute(2, 0, 1).double() / 255
-    resized = tv.resized_crop(pixels, top, left, height, width, [side, side], antialias=True)
-    resized = tv.hflip(resized) if flip else resized
-    return (resized - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-
-
-@pytest.mark.parametrize("side", [1, 5, 8, 24, 224])
-@pytest.mark.parametrize("resize", [resize_each, resize_together])
-def test_a_crop_is_torchvisions(resize: Any, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boxes at the corners, of one pixel, narrow, whole; enlarged and shrunk; both ways round."""
-    monkeypatch.setattr("unfreeze.data.crops.resize_each", resize)
-    stored = 16
-    images = torch.from_numpy(make_part(8, size=stored).take(np.arange(8)))
-    boxes = [(0, 0, 16, 16), (0, 0, 1, 1), (15, 15, 1, 1), (3, 2, 9, 5), (10, 0, 6, 16), (0, 12, 16, 4), (5, 5, 2, 11)]
-    boxes.append((1, 1, 14, 14))
-    for flips in ([False] * 8, [True, False] * 4):
-        result = boxed(images, boxes, flips, side)
-        expected = [as_torchvision(*each, side) for each in zip(images, boxes, flips, strict=True)]
-        torch.testing.assert_close(result, torch.stack(expected).float(), atol=1e-4, rtol=0)
-
-
-def test_a_crop_is_pillows_to_the_rounding_of_its_8_bits() -> None:
-    images = torch.from_numpy(make_part(3, size=40).take(np.arange(3)))
-    boxes = [(0, 0, 40, 40), (7, 3, 30, 21), (20, 10, 12, 29)]
-    pixels = boxed(images, boxes, [False] * 3, 17) * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
-    for image, (left, top, width, height), result in zip(images, boxes, pixels, strict=True):
-        cropped = Image.fromarray(image.numpy()).crop((left, top, left + width, top + height))
-        expected = np.asarray(cropped.resize((17, 17), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        assert np.abs(result.numpy() * 255 - expected).max() < 1.01  # Pillow rounds after either axis
-
-
-@pytest.mark.parametrize("stored", [9, 32, 256])
-def test_boxes_are_drawn_as_torchvision_draws_them(stored: int) -> None:
-    """Same range, and the same distribution of area, ratio and place, by Kolmogorov's and Smirnov's test."""
-    count = 3000
-    boxes, flips = draw_crops(count, stored=stored, seed=3)
-    left, top, width, height = boxes.T
-    assert (boxes[:, :2] >= 0).all()
-    assert (width >= 1).all() and (height >= 1).all()  # noqa: PT018
-    assert (left + width <= stored).all() and (top + height <= stored).all()  # noqa: PT018
-    torch.manual_seed(0)
-    image = torch.empty(1, stored, stored)
-    theirs = torch.tensor([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)])
-    their_top, their_left, their_height, their_width = theirs.T
-    pairs = [(width * height, their_width * their_height), (width / height, their_width / their_height)]
-    pairs += [(left, their_left), (top, their_top)]
-    for ours, other in pairs:
-        assert stats.ks_2samp(ours.numpy(), other.numpy()).pvalue > 1e-3
-    assert abs(flips.float().mean().item() - 0.5) < 0.05
 
 
 def test_crops_lie_inside_the_image_and_vary() -> None:
