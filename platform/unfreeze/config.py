@@ -323,6 +323,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     yield from _data_contradictions(config.data)
     yield from _finetune_contradictions(config.finetune)
+    yield from _mixing_contradictions(config.finetune, config.cluster.workers_per_trial)
     yield from _search_contradictions(config.search)
     if config.search.select_on == "test" and config.sweep.checkpoint_gib:
         yield (
@@ -366,6 +367,23 @@ def _finetune_contradictions(finetune: FinetuneConfig) -> Iterator[tuple[tuple[s
         yield (
             ("finetune",),
             f"finetune.warmup_steps must be below finetune.steps, but got {finetune.warmup_steps} and {finetune.steps}",
+        )
+
+
+def _mixing_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[tuple[tuple[str, ...], str]]:
+    if not (finetune.mixup_alpha or finetune.cutmix_alpha):
+        return
+    if finetune.batch_size % (2 * workers):
+        yield (
+            ("finetune", "cluster"),
+            f"mixup and cutmix mix neighbours, so each worker needs an even share of finetune.batch_size, but got "
+            f"{finetune.batch_size} images for {workers} workers",
+        )
+    if finetune.prefix_cache_gib:
+        yield (
+            ("finetune",),
+            f"mixup and cutmix mix pixels, which a cache of activations does not hold: set "
+            f"finetune.prefix_cache_gib=0, but got {finetune.prefix_cache_gib:g}",
         )
 
 

@@ -164,7 +164,7 @@ def test_restore_refuses_another_selections_checkpoint(
     """Its tensors would change what this trial keeps frozen, and no later trial would put them back."""
     warm = make_warm()
     _, names = warm.prepare("fc1", seed=0, train_head=True)
-    optimizer = make_optimizer(list(parameter_dict(warm.module, names).values()), make_config(), 0.1)
+    optimizer, names = make_optimizer(parameter_dict(warm.module, names), make_config(), num_blocks=2)
     with pytest.raises(CheckpointError):
         restore(make_checkpoint("mha"), warm.module, optimizer, names)
 

@@ -210,7 +210,7 @@ def test_an_error_between_two_micro_batches_leaves_no_gradient_behind(
         if len(calls) == 2:
             raise RuntimeError("out of memory")
 
-    hook = warm.module.register_forward_hook(run_out_of_memory)
+    hook = warm.module.head.register_forward_hook(run_out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         run(warm, data, make_spec("all"), make_config(micro_batch_size=4))
     hook.remove()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +28,7 @@ class Checkpoint:
     reports: tuple[TrialReport, ...]  # all up to this step
     parameters: dict[str, Tensor]
     optimizer: dict[str, Tensor]  # "<parameter>.<key>"; empty in a checkpoint for export
+    ema: dict[str, Tensor] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         tensors = {_PARAMETER + name: value.detach().cpu().contiguous() for name, value in self.parameters.items()}
