@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unfreeze.config import FinetuneConfig
 from unfreeze.data.batches import TrainBatches, training_views
 from unfreeze.data.catalog import Dataset, Part
 from unfreeze.data.crops import InputSpec
@@ -151,6 +152,13 @@ class PrefixCache:
                 return
             total -= path.stat().st_size
             shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def open_cache(config: FinetuneConfig, cache_dir: Path) -> PrefixCache | None:
+    """The node's prefixes below its cache folder; None where they are switched off."""
+    if not config.prefix_cache_gib:
+        return None
+    return PrefixCache(cache_dir / "prefix", int(config.prefix_cache_gib * 2**30))
 
 
 def _kept(module: nn.Module, tokens: Tensor, start: int) -> Tensor:

@@ -18,6 +18,7 @@ from unfreeze.errors import UnfreezeError
 from unfreeze.finetune.checkpoint import Checkpoint
 from unfreeze.finetune.cutoff import misses_cutoff
 from unfreeze.finetune.loop import Diverged, Worker, finetune
+from unfreeze.finetune.prefix import PrefixCache, open_cache
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_model
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict, trial_spec_from_dict
@@ -42,6 +43,7 @@ class _Slot:
     config: Config
     warm: WarmModel
     data: Dataset
+    prefixes: PrefixCache | None
 
     @property
     def is_leader(self) -> bool:
@@ -80,6 +82,7 @@ def _warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config, num_class
         config=config,
         warm=WarmModel(base, device),
         data=load_train_val(config.data, image_size=base.spec.image_size),
+        prefixes=open_cache(config.finetune, cache_dir),
     )
 
 
@@ -145,6 +148,8 @@ def _train(slot: _Slot, trial: TrialSpec, record: TrialRecord, job: dict[str, An
         trial,
         slot.config.finetune,
         augment=slot.config.data.augment,
+        num_views=slot.config.data.num_views,
+        prefixes=slot.prefixes,
         resume=resume,
         worker=slot.worker,
     )

@@ -9,6 +9,7 @@ import torch
 from unfreeze.config import Config
 from unfreeze.data.catalog import load_train_val
 from unfreeze.finetune.loop import finetune
+from unfreeze.finetune.prefix import open_cache
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_model, input_size
 from unfreeze.records import TrialReport, TrialSpec
@@ -33,5 +34,14 @@ def finetune_once(config: Config) -> Iterator[TrialReport]:
         origin="single",
     )
     warm = WarmModel(base, device)
-    for progress in finetune(warm, data, trial, config.finetune, augment=config.data.augment):
+    progress_of = finetune(
+        warm,
+        data,
+        trial,
+        config.finetune,
+        augment=config.data.augment,
+        num_views=config.data.num_views,
+        prefixes=open_cache(config.finetune, Path(config.data.cache_dir)),
+    )
+    for progress in progress_of:
         yield progress.reports[-1]
