@@ -17,7 +17,7 @@ from ray import tune
 
 from unfreeze.config import Config
 from unfreeze.errors import ClusterError, SweepInterrupted, UnfreezeError
-from unfreeze.finetune.schedule import report_steps, total_steps
+from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import (
     DataFacts,
     Evidence,
@@ -78,7 +78,7 @@ def plan_search(
     """The searcher: what it will try depends on nothing but these arguments and the ledger's final records."""
     space = make_space(config.search, model, train_head=config.finetune.train_head)
     finetune = config.finetune
-    num_steps = total_steps(data.num_train, epochs=finetune.epochs, batch_size=finetune.batch_size)
+    num_steps = num_steps_of(finetune, data.num_train)
     planner = Planner(
         config.search,
         space,
