@@ -26,6 +26,7 @@ from unfreeze.records import (
     PlasticityTable,
     Recommendation,
 )
+from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner
 from unfreeze.search.prior import prior_scores
 from unfreeze.search.recommend import recommend
@@ -76,13 +77,17 @@ def plan_search(
     config: Config, ledger: Ledger, model: ModelFacts, data: DataFacts, plasticity: PlasticityTable
 ) -> PlannedSearch:
     """The searcher: what it will try depends on nothing but these arguments and the ledger's final records."""
-    space = make_space(config.search, model, train_head=config.finetune.train_head)
     finetune = config.finetune
     num_steps = num_steps_of(finetune, data.num_train)
+    scores = prior_scores(config.search.prior.score, plasticity)
+    if config.search.space == "grid":
+        grid = GridPlanner(config.search, model, scores=scores, train_head=finetune.train_head)
+        return PlannedSearch(grid, ledger)
+    space = make_space(config.search, model, train_head=finetune.train_head)
     planner = Planner(
         config.search,
         space,
-        scores=prior_scores(config.search.prior.score, plasticity),
+        scores=scores,
         milestones=[step * finetune.batch_size for step in report_steps(num_steps, finetune.num_reports)],
         seed=config.sweep.seed,
     )
