@@ -9,7 +9,7 @@ from unfreeze.records import TrialRecord, to_dict, trial_record_from_dict
 from unfreeze.storage.base import Storage, open_storage
 
 # What may differ between two runs of one sweep: where it runs and who watches, never what it computes.
-_FREE_SECTIONS = ("cluster", "tracking", "trial", "probe", "dry_run")
+_FREE_SECTIONS = ("cluster", "tracking", "trial", "probe", "paper", "dry_run")
 
 
 class Ledger:

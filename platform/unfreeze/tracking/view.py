@@ -28,7 +28,7 @@ _STATUS = {
     TrialState.FAILED: "FAILED",
 }
 # What may change when a sweep is resumed is no parameter: MLflow refuses a second value.
-_NOT_PARAMS = ("cluster", "storage", "tracking", "trial")
+_NOT_PARAMS = ("cluster", "storage", "tracking", "trial", "probe", "paper", "dry_run")
 
 
 @dataclass(frozen=True, slots=True)
