@@ -66,6 +66,20 @@ Corruption = Literal[
     "spatter",
     "saturate",
 ]
+# conf/experiment/paper_<set>.yaml
+PaperSet = Literal[
+    "cifar10",
+    "cifar100",
+    "cifar10c_contrast",
+    "cifar10c_gaussian_noise",
+    "cifar10c_motion_blur",
+    "cifar10c_snow",
+    "cifar10c_speckle_noise",
+    "domainnet_clipart",
+    "domainnet_sketch",
+    "flowers102",
+    "pet",
+]
 RateGroup = Literal["ln1", "mha", "ln2", "fc1", "fc2", "embed", "head"]
 
 # A typo is an error, and so is a value of another type ("3" for 3): nothing is guessed.
@@ -260,6 +274,15 @@ class ProbeConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class PaperConfig:
+    """Where the paper's data lies (conf/experiment/paper.yaml), and which sets `sweeps/paper.py` runs."""
+
+    __pydantic_config__ = _STRICT
+    root: str = "./datasets"  # folder or s3://bucket/prefix
+    sets: Annotated[list[PaperSet], Field(min_length=1)] = field(default_factory=lambda: list(get_args(PaperSet)))
+
+
+@dataclass(kw_only=True, slots=True)
 class Config:
     __pydantic_config__ = _STRICT
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -273,6 +296,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     trial: TrialConfig = field(default_factory=TrialConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    paper: PaperConfig = field(default_factory=PaperConfig)
     dry_run: bool = False  # print what would run and what it would cost, start nothing
 
 

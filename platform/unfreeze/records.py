@@ -187,7 +187,7 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recommendation:
-    """The (selection, learning rate) with the best mean validation accuracy, and what that mean rests on."""
+    """A selection at its chosen learning rate, and what the choice rests on."""
 
     selection: str
     learning_rate: float
@@ -195,7 +195,14 @@ class Recommendation:
     val_accuracy_sd: float | None  # over seeds; None with one seed
     num_seeds: int
     trainable_parameters: int
-    trial_ids: tuple[str, ...]  # best first; the first one's checkpoint is exported
+    trial_ids: tuple[str, ...]  # best on validation first; its checkpoint is exported if this is what is recommended
+    test_accuracy: float | None = None  # mean over seeds; given only where it made the choice (search.select_on=test)
+    test_accuracy_sd: float | None = None
+
+    @property
+    def select_on(self) -> str:
+        """The images that chose."""
+        return "val" if self.test_accuracy is None else "test"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,6 +222,19 @@ class Correlation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TestResult:
+    """One trial's best-validation checkpoint on the test images; there are some under search.select_on=test alone."""
+
+    __test__ = False  # no test case, whatever pytest reads from the name
+    correct: int
+    num_test: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.num_test
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FinalResult:
     """The sealed test, opened once, and the exported model."""
 
@@ -228,6 +248,9 @@ class FinalResult:
     export_sha256: str
     create_kwargs: dict[str, Any]  # timm.create_model(model_name, checkpoint_path=…, **create_kwargs)
     model_name: str
+    select_on: str = (
+        "val"  # the images that chose it; "test": as the paper's code does, the seal broken for every trial
+    )
 
     @property
     def test_accuracy(self) -> float:
@@ -247,6 +270,7 @@ class Evidence:
     correlations: tuple[Correlation, ...]
     recommendation: Recommendation | None  # None when no trial finished
     final: FinalResult | None  # None before `finalize`
+    choices: tuple[Recommendation, ...] = ()  # each selection at its chosen learning rate, best first
 
 
 def to_dict(record: Any) -> dict[str, Any]:

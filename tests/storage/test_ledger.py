@@ -74,6 +74,7 @@ def test_where_a_sweep_runs_and_who_watches_is_free(ledger: Ledger) -> None:
         cluster={"address": "auto", "num_slots": 7, "workers_per_trial": 2},
         tracking={"uri": None, "experiment": "other"},
         trial={"selection": "none", "seed": 4},
+        paper={"sets": ["pet"]},
     )
     moved.storage = "s3://elsewhere/runs"
     assert ledger.is_claimed(moved)

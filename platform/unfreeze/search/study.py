@@ -9,6 +9,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict
+from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner, observed_value
 from unfreeze.slots.board import LOST
 from unfreeze.storage.ledger import Ledger
@@ -37,10 +38,10 @@ class PlannedSampler(optuna.samplers.BaseSampler):
 class PlannedSearch(OptunaSearch):
     """Suggests what the planner plans; final trials of the ledger are not run again, interrupted ones are taken up.
 
-    ``suggest`` answers None while a trial's predecessors are still running: Tune asks again.
+    ``suggest`` answers None while a trial may not start, because of predecessors still running: Tune asks again.
     """
 
-    def __init__(self, planner: Planner, ledger: Ledger) -> None:
+    def __init__(self, planner: Planner | GridPlanner, ledger: Ledger) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._plan_sampler = PlannedSampler()
         super().__init__(space=planner.space.distributions, metric=METRIC, mode="max", sampler=self._plan_sampler)

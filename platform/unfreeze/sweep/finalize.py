@@ -62,6 +62,7 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
         export_sha256=hashlib.sha256(exported).hexdigest(),
         create_kwargs=base.facts.create_kwargs,
         model_name=config.model.name,
+        select_on=recommendation.select_on,
     )
     ledger.write_json("export/classes.json", list(data.classes))
     ledger.write_json("final.json", to_dict(final))

@@ -26,6 +26,7 @@ from unfreeze.records import (
     PlasticityTable,
     Recommendation,
 )
+from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner
 from unfreeze.search.prior import prior_scores
 from unfreeze.search.recommend import recommend
@@ -76,13 +77,17 @@ def plan_search(
     config: Config, ledger: Ledger, model: ModelFacts, data: DataFacts, plasticity: PlasticityTable
 ) -> PlannedSearch:
     """The searcher: what it will try depends on nothing but these arguments and the ledger's final records."""
-    space = make_space(config.search, model, train_head=config.finetune.train_head)
     finetune = config.finetune
     num_steps = num_steps_of(finetune, data.num_train)
+    scores = prior_scores(config.search.prior.score, plasticity)
+    if config.search.space == "grid":
+        grid = GridPlanner(config.search, model, scores=scores, train_head=finetune.train_head)
+        return PlannedSearch(grid, ledger)
+    space = make_space(config.search, model, train_head=finetune.train_head)
     planner = Planner(
         config.search,
         space,
-        scores=prior_scores(config.search.prior.score, plasticity),
+        scores=scores,
         milestones=[step * finetune.batch_size for step in report_steps(num_steps, finetune.num_reports)],
         seed=config.sweep.seed,
     )
@@ -137,15 +142,23 @@ def run_trials(
 
 
 def open_test(config: Config, ledger: Ledger, data: DataFacts) -> None:
-    """Break the seal: evaluate and export the recommended selection, once."""
-    recommendation = recommend(ledger.trials())
+    """Break the seal: evaluate and export the recommended selection, once.
+
+    With ``search.select_on`` test the seal is broken for every trial before, and the test images recommend.
+    """
+    task = ray.remote(**worker_resources(config.cluster))
+    if config.search.select_on == "test":
+        print("every trial on the test images, to choose as the paper's code does", file=sys.stderr, flush=True)
+        with plain_errors():
+            ray.get(task(_open_test_for_all).remote(config, ledger, data))
+    recommendation = recommend(ledger.trials(), tests=ledger.tests())
     if recommendation is None:
         raise UnfreezeError(
             f"no trial of sweep {config.sweep.name!r} finished, so there is nothing to recommend; the records in "
             f"{ledger.url('trials/')} say why"
         )
     with plain_errors():
-        ray.get(ray.remote(**worker_resources(config.cluster))(_finalize).remote(config, ledger, recommendation, data))
+        ray.get(task(_finalize).remote(config, ledger, recommendation, data))
 
 
 def describe_environment() -> dict[str, Any]:
@@ -168,3 +181,10 @@ def _finalize(config: Config, ledger: Ledger, recommendation: Recommendation, da
     from unfreeze.sweep.finalize import finalize
 
     return finalize(config, ledger, recommendation, data)
+
+
+def _open_test_for_all(config: Config, ledger: Ledger, data: DataFacts) -> None:
+    """`open_test_for_all`, imported where it runs."""
+    from unfreeze.sweep.published import open_test_for_all
+
+    open_test_for_all(config, ledger, data)
