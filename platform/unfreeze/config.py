@@ -349,11 +349,11 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     yield from _finetune_contradictions(config.finetune)
     yield from _mixing_contradictions(config.finetune, config.cluster.workers_per_trial)
     yield from _search_contradictions(config.search)
-    if config.search.select_on == "test" and config.sweep.checkpoint_gib:
+    if config.search.space == "grid" and config.sweep.checkpoint_gib:
         yield (
             ("search", "sweep"),
-            f"search.select_on=test opens the test for every trial, so all checkpoints are kept: sweep.checkpoint_gib "
-            f"must be 0, but got {config.sweep.checkpoint_gib:g}",
+            f"a grid is judged when it is complete, so all its checkpoints are kept: sweep.checkpoint_gib must be 0, "
+            f"but got {config.sweep.checkpoint_gib:g}",
         )
     if config.finetune.prefix_cache_gib and config.data.augment != "none" and not config.data.num_views:
         yield (

@@ -57,7 +57,8 @@ class TrialRecord:
     state: TrialState
     reports: tuple[TrialReport, ...] = ()
     trainable_parameters: int = 0  # head included
-    checkpoint: str | None = None  # key of the best-validation delta checkpoint, below the sweep
+    checkpoint: str | None = None  # key of the best-validation delta checkpoint, below the sweep; None: deleted
+    checkpoint_bytes: int = 0  # of its tensors
     error: str | None = None
     slot: str | None = None  # who ran it last
     attempts: int = 1  # 1 + the times it was taken up again

@@ -18,6 +18,7 @@ from unfreeze.data.batches import TrainBatches, eval_batches
 from unfreeze.data.catalog import Dataset
 from unfreeze.finetune.checkpoint import Checkpoint, optimizer_tensors, restore
 from unfreeze.finetune.evaluate import evaluate_batches, sum_over_workers
+from unfreeze.finetune.memory import MicroBatch
 from unfreeze.finetune.network import Network, lowest_trained_block
 from unfreeze.finetune.optim import make_optimizer
 from unfreeze.finetune.prefix import PrefixCache
@@ -72,6 +73,7 @@ def finetune(
 
     Raises:
         Diverged: the loss became NaN or infinite.
+        DeviceMemoryError: a step does not fit, however small its micro-batches.
     """
     device, module, num_blocks = warm.device, warm.module, warm.base.facts.num_blocks
     _, names = warm.prepare(trial.selection, seed=trial.seed, train_head=config.train_head)
@@ -107,7 +109,9 @@ def finetune(
     network = make_network(module, config, start=prefix.start if prefix else 0, worker=worker)
     num_steps = num_steps_of(config, len(data.train))
     validate_after = report_steps(num_steps, config.num_reports)
-    micro = config.micro_batch_size or config.batch_size // worker.world_size
+    size = config.micro_batch_size or config.batch_size // worker.world_size
+    size = warm.fitting.get(trial.selection, size)
+    micro = MicroBatch(size, batch_size=config.batch_size, world_size=worker.world_size)
     best = max((report.val_accuracy for report in reports), default=-math.inf)
     seconds_before = reports[-1].seconds if reports else 0.0
     started = time.perf_counter()
@@ -122,7 +126,15 @@ def finetune(
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         inputs, targets = mix(inputs, labels, config, seed=mix_seed(trial.seed, step))
-        loss_sum += _accumulate_gradients(network, inputs, targets, config, micro=micro, autocast=autocast)
+        while True:
+            try:
+                loss_sum += _accumulate_gradients(network, inputs, targets, config, micro=micro.size, autocast=autocast)
+                break
+            except RuntimeError as error:
+                failure = error.with_traceback(None)  # whose frames would keep the activations alive
+            optimizer.zero_grad(set_to_none=True)
+            micro.halve(failure)
+            warm.fitting[trial.selection] = micro.size
         loss_count += len(labels)
         if config.clip_norm > 0:
             nn.utils.clip_grad_norm_(trained.values(), config.clip_norm)

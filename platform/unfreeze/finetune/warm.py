@@ -18,6 +18,7 @@ class WarmModel:
         # Kept on the device: restoring is a copy at memory speed, and a trial changes at most all of it.
         self._originals = {name: value.detach().clone() for name, value in self.module.named_parameters()}
         self._changed: list[str] = []
+        self.fitting: dict[str, int] = {}  # selection → the micro-batch that fits, where the configured one did not
 
     def prepare(self, selection_text: str, *, seed: int, train_head: bool) -> tuple[Selection, list[str]]:
         """Back to the base weights, a fresh classifier, gradients for the selection alone.

@@ -13,7 +13,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from unfreeze.components.mapping import check_supported, count_parameters
-from unfreeze.config import ModelConfig
+from unfreeze.config import Config, ModelConfig
 from unfreeze.data.crops import InputSpec
 from unfreeze.errors import ModelError
 from unfreeze.models import tiny
@@ -34,8 +34,20 @@ class BaseModel:
     classifier: tuple[str, ...]  # parameter names
 
 
-def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path) -> BaseModel:
+def build_base(config: Config, *, num_classes: int) -> BaseModel:
+    """The model that ``config`` names, for its data; what everyone who trains, measures or evaluates it calls.
+
+    Raises:
+        ModelError: as `build_model`.
+    """
+    cache_dir, interpolation = Path(config.data.cache_dir).expanduser(), config.data.interpolation
+    return build_model(config.model, num_classes=num_classes, cache_dir=cache_dir, interpolation=interpolation)
+
+
+def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, interpolation: str = "bicubic") -> BaseModel:
     """Create the timm model and load its weights, strictly: every tensor but the classifier's must fit.
+
+    ``interpolation``: of evaluation views, see `DataConfig`.
 
     Raises:
         ModelError: unknown or unsupported model, weights missing or not fitting.
@@ -75,7 +87,7 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path) -> Ba
         width=module.embed_dim,
     )
     mean, std = (cfg["mean"], cfg["std"]) if config.normalization == "model" else (IMAGENET_MEAN, IMAGENET_STD)
-    return BaseModel(module, InputSpec(image_size, tuple(mean), tuple(std)), facts, classifier)
+    return BaseModel(module, InputSpec(image_size, tuple(mean), tuple(std), interpolation), facts, classifier)
 
 
 def input_size(config: ModelConfig) -> int:

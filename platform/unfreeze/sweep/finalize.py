@@ -1,8 +1,6 @@
 """The sealed test, opened once for the chosen selection, and the exported model. Runs as a Ray task, like a worker."""
 
 import hashlib
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -13,7 +11,7 @@ from unfreeze.data.catalog import load_test
 from unfreeze.finetune.checkpoint import Checkpoint, restore
 from unfreeze.finetune.evaluate import evaluate
 from unfreeze.finetune.loop import make_autocast
-from unfreeze.models.build import build_model, init_classifier
+from unfreeze.models.build import build_base, init_classifier
 from unfreeze.records import DataFacts, FinalResult, Recommendation, to_dict
 from unfreeze.storage.ledger import Ledger
 
@@ -30,8 +28,7 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
         CheckpointError: the checkpoint is damaged or of another base model.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base = build_model(config.model, num_classes=len(data.classes), cache_dir=Path(config.data.cache_dir))
-    base = replace(base, spec=replace(base.spec, interpolation=config.data.interpolation))
+    base = build_base(config, num_classes=len(data.classes))
     trial_id = recommendation.trial_ids[0]
     stored = ledger.read_bytes(f"checkpoints/{trial_id}/best.safetensors")
     checkpoint = Checkpoint.from_bytes(stored, base_digest=base.facts.digest)

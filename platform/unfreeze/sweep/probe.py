@@ -1,7 +1,6 @@
 """Linear probes in this process, without Ray: what the pretrained network knows of the classes, place by place."""
 
 import time
-from pathlib import Path
 
 import torch
 
@@ -9,7 +8,7 @@ from unfreeze.config import Config
 from unfreeze.data.catalog import load_train_val
 from unfreeze.finetune.features import collect_features, find_sites
 from unfreeze.finetune.probe import ProbeTable, probe
-from unfreeze.models.build import build_model, input_size
+from unfreeze.models.build import build_base, input_size
 
 
 def probe_once(config: Config) -> ProbeTable:
@@ -19,7 +18,7 @@ def probe_once(config: Config) -> ProbeTable:
         UnfreezeError: what is wrong with model, data or sites.
     """
     data = load_train_val(config.data, image_size=input_size(config.model))
-    base = build_model(config.model, num_classes=len(data.classes), cache_dir=Path(config.data.cache_dir))
+    base = build_base(config, num_classes=len(data.classes))
     sites = find_sites(config.probe.at, num_blocks=base.facts.num_blocks)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module, batch_size = base.module.to(device), config.finetune.eval_batch_size

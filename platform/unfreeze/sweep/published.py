@@ -1,7 +1,5 @@
 """The published way to choose, for search.select_on=test alone: every trial's checkpoint on the test images."""
 
-from pathlib import Path
-
 import torch
 
 from unfreeze.config import Config
@@ -11,7 +9,7 @@ from unfreeze.finetune.checkpoint import Checkpoint, restore
 from unfreeze.finetune.evaluate import evaluate
 from unfreeze.finetune.loop import make_autocast
 from unfreeze.finetune.warm import WarmModel
-from unfreeze.models.build import build_model
+from unfreeze.models.build import build_base
 from unfreeze.records import DataFacts, TestResult, TrialState
 from unfreeze.storage.ledger import Ledger
 
@@ -31,7 +29,7 @@ def open_test_for_all(config: Config, ledger: Ledger, data: DataFacts) -> None:
     if not left:
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base = build_model(config.model, num_classes=len(data.classes), cache_dir=Path(config.data.cache_dir))
+    base = build_base(config, num_classes=len(data.classes))
     warm = WarmModel(base, device)
     test = load_test(config.data, image_size=base.spec.image_size)
     for trial_id in left:

@@ -91,7 +91,12 @@ def plan_search(
         milestones=[step * finetune.batch_size for step in report_steps(num_steps, finetune.num_reports)],
         seed=config.sweep.seed,
     )
-    return PlannedSearch(planner, ledger)
+    return PlannedSearch(
+        planner,
+        ledger,
+        max_checkpoint_bytes=int(config.sweep.checkpoint_gib * 2**30),
+        keep_top=config.search.confirm_top,
+    )
 
 
 def run_trials(

@@ -1,7 +1,6 @@
 """One finetuning run in this process, without Ray: to try a selection, to profile, to debug."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from unfreeze.data.catalog import load_train_val
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.prefix import open_cache
 from unfreeze.finetune.warm import WarmModel
-from unfreeze.models.build import build_model, input_size
+from unfreeze.models.build import build_base, input_size
 from unfreeze.records import TrialReport, TrialSpec
 
 
@@ -23,8 +22,7 @@ def finetune_once(config: Config) -> Iterator[TrialReport]:
         Diverged: the loss became NaN or infinite.
     """
     data = load_train_val(config.data, image_size=input_size(config.model))
-    base = build_model(config.model, num_classes=len(data.classes), cache_dir=Path(config.data.cache_dir))
-    base = replace(base, spec=replace(base.spec, interpolation=config.data.interpolation))
+    base = build_base(config, num_classes=len(data.classes))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trial = TrialSpec(
         index=0,
