@@ -272,6 +272,7 @@ class Evidence:
     recommendation: Recommendation | None  # None when no trial finished
     final: FinalResult | None  # None before `finalize`
     choices: tuple[Recommendation, ...] = ()  # each selection at its chosen learning rate, best first
+    num_tested: int = 0  # trials that search.select_on=test evaluated on the test images, now or in an earlier run
 
 
 def to_dict(record: Any) -> dict[str, Any]:

@@ -88,6 +88,15 @@ def test_the_node_local_cache_is_free(ledger: Ledger) -> None:
     assert ledger.is_claimed(config_with(data={"cache_dir": "/home/b/.cache/unfreeze"}))
 
 
+def test_the_same_runs_may_be_chosen_from_differently(ledger: Ledger) -> None:
+    """A grid costs hundreds of GPU-hours; reproducing the published choice from it costs an evaluation."""
+    grid = {"space": "grid", "selections": ["mha"], "learning_rates": [0.1], "seeds": [0]}
+    ledger.claim(config_with(search=grid))
+    assert ledger.is_claimed(config_with(search={**grid, "select_on": "test"}))
+    with pytest.raises(SweepMismatchError, match=r"search\.seeds"):
+        ledger.is_claimed(config_with(search={**grid, "seeds": [0, 1]}))
+
+
 @pytest.mark.parametrize("state", TrialState)
 def test_a_trial_comes_back_as_it_was(ledger: Ledger, state: TrialState) -> None:
     record = make_record(3, state)

@@ -62,6 +62,12 @@ def test_validation_chooses_by_default_and_the_reports_say_so(grid: Evidence) ->
     assert "optimistic" not in text + page
 
 
+def test_a_test_that_was_opened_before_is_no_sealed_one(grid: Evidence) -> None:
+    page = html_report(dataclasses.replace(grid, num_tested=84))
+    assert "Chosen on validation data only; yet an earlier run with search.select_on=test opened the test" in page
+    assert "opened once" not in page
+
+
 def test_a_choice_on_test_accuracy_is_labelled_wherever_it_shows(published: Evidence) -> None:
     assert choice_rows(published)[1][3] == "90.00% ± 1.23"
     text, page = terminal_report(published), html_report(published).replace("&#39;", "'")

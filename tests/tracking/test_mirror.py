@@ -177,6 +177,7 @@ class TestTwice:
         MlflowMirror(config, ledger).sync()
         changed = Config()
         changed.cluster.num_slots, changed.tracking.experiment, changed.trial.selection = 3, "other", "mha"
+        changed.probe.pool, changed.paper.root, changed.search.select_on = "mean", "/data", "test"
         ledger.claim(changed)
         ledger.write_json("environment.json", {"python": "3.12"})
         MlflowMirror(config, ledger).sync()

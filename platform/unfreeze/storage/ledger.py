@@ -122,4 +122,6 @@ class Ledger:
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in _FREE_SECTIONS and key != "storage"}
-    return {**kept, "data": {key: value for key, value in config["data"].items() if key != "cache_dir"}}
+    for section, free in (("data", "cache_dir"), ("search", "select_on")):  # the same runs, chosen from differently
+        kept[section] = {key: value for key, value in config[section].items() if key != free}
+    return kept

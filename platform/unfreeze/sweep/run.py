@@ -25,6 +25,7 @@ from unfreeze.records import (
     ModelFacts,
     PlasticityTable,
     Recommendation,
+    final_result_from_dict,
 )
 from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner
@@ -56,7 +57,7 @@ def run_sweep(config: Config) -> Evidence:
     """
     ledger = Ledger(config.storage, config.sweep.name)
     check_writable(ledger.storage)
-    if not ledger.is_claimed(config) or ledger.read_json("final.json") is None:
+    if not ledger.is_claimed(config) or not is_final(config, ledger):
         with ray_cluster(config.cluster):
             num_slots = count_slots(config.cluster, concurrency=config.search.concurrency)
             model, data, plasticity = pre_pass(config, ledger)
@@ -71,6 +72,12 @@ def run_sweep(config: Config) -> Evidence:
     with MlflowMirror(config.tracking, ledger) as mirror:
         publish(evidence, ledger, mirror)
     return evidence
+
+
+def is_final(config: Config, ledger: Ledger) -> bool:
+    """Whether the sweep has its answer, given by the images that are now asked for (``search.select_on``)."""
+    final = ledger.read_json("final.json")
+    return final is not None and final_result_from_dict(final).select_on == config.search.select_on
 
 
 def plan_search(
@@ -156,7 +163,7 @@ def open_test(config: Config, ledger: Ledger, data: DataFacts) -> None:
         print("every trial on the test images, to choose as the paper's code does", file=sys.stderr, flush=True)
         with plain_errors():
             ray.get(task(_open_test_for_all).remote(config, ledger, data))
-    recommendation = recommend(ledger.trials(), tests=ledger.tests())
+    recommendation = recommend(ledger.trials(), tests=ledger.tests() if config.search.select_on == "test" else None)
     if recommendation is None:
         raise UnfreezeError(
             f"no trial of sweep {config.sweep.name!r} finished, so there is nothing to recommend; the records in "

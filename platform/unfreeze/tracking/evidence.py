@@ -25,7 +25,8 @@ def read_evidence(ledger: Ledger) -> Evidence:
         raise StorageError(f"there is {what} in {ledger.url('')}; check storage and sweep.name, or run the sweep")
     model, plasticity = model_facts_from_dict(facts["model"]), plasticity_table_from_dict(table)
     trials = tuple(ledger.trials())
-    final, tests = ledger.read_json("final.json"), ledger.tests()
+    final, opened = ledger.read_json("final.json"), ledger.tests()
+    tests = opened if config["search"].get("select_on") == "test" else None  # no such choice in older ledgers
     return Evidence(
         sweep=ledger.sweep,
         config=config,
@@ -37,4 +38,5 @@ def read_evidence(ledger: Ledger) -> Evidence:
         recommendation=recommend(trials, tests=tests),
         final=None if final is None else final_result_from_dict(final),
         choices=tuple(choose_rates(trials, tests=tests)),
+        num_tested=len(opened),
     )

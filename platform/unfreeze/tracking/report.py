@@ -146,9 +146,13 @@ def _seal_line(evidence: Evidence) -> str:
     """What the choice saw of the test images."""
     if evidence.recommendation is not None and evidence.recommendation.select_on == "test":
         return f"Test images were opened for every trial: {chosen_on(evidence.recommendation)}."
-    opened = (
-        "the test images were opened once, after the choice" if evidence.final else "the test images are still sealed"
-    )
+    opened = "the test images are still sealed"
+    if evidence.num_tested:
+        opened = (
+            f"yet an earlier run with search.select_on=test opened the test images for {evidence.num_tested} trials"
+        )
+    elif evidence.final is not None:
+        opened = "the test images were opened once, after the choice"
     return f"Chosen on validation data only; {opened}."
 
 

@@ -55,7 +55,8 @@ def write_sweep(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> None:
     if tree.is_written(SWEEP, digest):
         return
     tree.upload(SWEEP, "config.json", json.dumps(settings.config, indent=1).encode())
-    params = {key: value for key, value in settings.config.items() if key.partition(".")[0] not in _NOT_PARAMS}
+    fixed = {key: value for key, value in settings.config.items() if key.partition(".")[0] not in _NOT_PARAMS}
+    params = {key: value for key, value in fixed.items() if key != "search.select_on"}
     tree.write(SWEEP, params=params, tags=settings.environment, digest=digest)
 
 
