@@ -1,3 +1,5 @@
+from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +12,7 @@ from unfreeze.data.batches import (
     batch_positions,
     eval_batches,
     eval_view,
+    training_views,
 )
 from unfreeze.data.catalog import Part
 from unfreeze.data.crops import InputSpec
@@ -97,6 +100,68 @@ def test_augmentation_is_drawn_anew_each_time_an_image_is_seen() -> None:
     assert all(not torch.equal(image, first[0][position]) for image, position in zip(again[0], order, strict=True))
 
 
+@pytest.mark.parametrize(("augment", "num_views"), [("none", 0), ("crop_flip", 0), ("crop_flip", 3)])
+def test_iterating_gives_what_get_gives(augment: str, num_views: int) -> None:
+    source = batches(make_part(20), augment=augment, num_views=num_views)
+    seen = list(source.iterate(2, 7))
+    assert len(seen) == 5
+    for step, (images, labels) in enumerate(seen, 2):
+        assert torch.equal(images, source.get(step)[0])
+        assert torch.equal(labels, source.get(step)[1])
+    assert list(source.iterate(7, 7)) == []
+
+
+def test_positions_are_those_of_the_images() -> None:
+    part = make_part(20)
+    for rank in range(3):
+        source = batches(part, rank=rank, world_size=3)
+        positions, views = source.positions(4)
+        assert positions.dtype == views.dtype == np.int64
+        assert part.labels[positions].tolist() == source.get(4)[1].tolist()
+        assert views.tolist() == [0] * 4
+
+
+def test_an_epoch_shows_each_image_once_in_its_view() -> None:
+    num_images, num_views, batch_size = 10, 3, 4
+    source = batches(make_part(num_images), batch_size=batch_size, augment="crop_flip", num_views=num_views)
+    shown = [pair for step in range(15) for pair in zip(*source.positions(step), strict=True)]
+    for epoch in range(6):
+        part = shown[epoch * num_images : (epoch + 1) * num_images]
+        assert sorted(position for position, _ in part) == list(range(num_images))
+        assert {view for _, view in part} == {epoch % num_views}
+
+
+def test_fixed_views_are_the_same_for_every_trial_and_number_of_workers() -> None:
+    part = make_part(10, size=16)
+    pictures: dict[tuple[int, int], torch.Tensor] = {}
+    times: Counter[tuple[int, int]] = Counter()
+    for seed, world_size in ((0, 1), (1, 1), (2, 2)):
+        for rank in range(world_size):
+            settings = {"seed": seed, "rank": rank, "world_size": world_size, "batch_size": 4, "num_views": 2}
+            source = batches(part, augment="crop_flip", **settings)
+            for step in range(10):
+                images, _ = source.get(step)
+                for position, view, image in zip(*source.positions(step), images, strict=True):
+                    key = (int(position), int(view))
+                    times[key] += 1
+                    torch.testing.assert_close(image, pictures.setdefault(key, image))
+    assert set(times) == {(position, view) for position in range(10) for view in range(2)}
+    assert all(not torch.equal(pictures[position, 0], pictures[position, 1]) for position in range(10))
+    positions, views = (np.array(column) for column in zip(*pictures, strict=True))
+    together = training_views(part, positions, views, spec(8), augment="crop_flip", device=CPU)
+    torch.testing.assert_close(together, torch.stack(list(pictures.values())))
+
+
+def test_without_augmentation_there_is_one_view_that_of_evaluation() -> None:
+    part = make_part(6, size=10)
+    source = batches(part, batch_size=6, num_views=4)
+    positions, views = source.positions(9)
+    assert views.tolist() == [0] * 6
+    expected = eval_view(torch.from_numpy(part.take(positions)), spec(8))
+    assert torch.equal(source.get(9)[0], expected)
+    assert torch.equal(training_views(part, positions, views, spec(8), augment="none", device=CPU), expected)
+
+
 def test_augmented_pixels_are_pixels_of_the_image() -> None:
     part = make_part(20, size=16)
     images, labels = batches(part, augment="crop_flip").get(0)
@@ -133,13 +198,16 @@ def test_eval_view_crops_the_centre(stored: int, size: int) -> None:
         np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(("stored", "size"), [(8, 9), (8, 32), (32, 224), (1, 8)])
-def test_eval_view_enlarges_as_pil_does(stored: int, size: int) -> None:
+def test_eval_view_enlarges_as_pil_does(stored: int, size: int, interpolation: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, stored, stored, 3), dtype=np.uint8)
-    view = eval_view(torch.from_numpy(images), spec(size))
+    view = eval_view(torch.from_numpy(images), replace(spec(size), interpolation=interpolation))
     for image, result in zip(images, view, strict=True):
         channels = [Image.fromarray((image[..., c] / 255).astype(np.float32)) for c in range(3)]
-        enlarged = [np.asarray(channel.resize((size, size), Image.Resampling.BICUBIC)) for channel in channels]
+        enlarged = [
+            np.asarray(channel.resize((size, size), Image.Resampling[interpolation.upper()])) for channel in channels
+        ]
         expected = normalised(np.stack(enlarged, axis=-1).clip(0, 1).astype(np.float64))
         np.testing.assert_allclose(result.numpy(), expected, atol=2e-5)
 

@@ -122,7 +122,7 @@ def test_a_consumer_may_stop_early(config: DataConfig) -> None:
     part = load_train_val(config, image_size=16).train
     stream = batches(part).iterate(0, 100)
     assert len(list(islice(stream, 2))) == 2
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert list(stream) == []
 
 

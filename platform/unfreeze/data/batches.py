@@ -5,7 +5,7 @@ the slot, the number of workers, or how often the trial was interrupted (common 
 """
 
 import functools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,8 +71,11 @@ class TrainBatches:
         images = _make_views(self.part, positions, self._crops(step), self.spec, self.device)
         return images, self._labels(positions)
 
-    def iterate(self, first_step: int, num_steps: int) -> Iterator[Batch]:
-        """What `get` gives for ``first_step`` … ``num_steps`` − 1, each made ready while the one before is used."""
+    def iterate(self, first_step: int, num_steps: int) -> Generator[Batch]:
+        """What `get` gives for ``first_step`` … ``num_steps`` − 1, each made ready while the one before is used.
+
+        Close it where it may not be run to its end: the thread and the decoding processes end then.
+        """
         return prefetched(self._each(range(first_step, num_steps)), self.device, streams=self.part.streams)
 
     def _each(self, steps: range) -> Generator[Batch]:
@@ -103,7 +106,8 @@ class TrainBatches:
         return batch_positions(len(self.part), step, batch_size=self.batch_size, seed=self.seed)
 
     def _labels(self, positions: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.part.labels[positions]).to(self.device, non_blocking=True)
+        labels = self.part.array.labels[self.part.indices[positions]]  # of these alone, not of the whole part
+        return torch.from_numpy(labels).to(self.device, non_blocking=True)
 
 
 def training_views(
@@ -120,14 +124,14 @@ def training_views(
 
 def eval_batches(
     part: Part, spec: InputSpec, *, batch_size: int, device: torch.device, rank: int = 0, world_size: int = 1
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Every image exactly once over all ranks: no padding, so counts are exact."""
 
     def each() -> Generator[Batch]:
-        positions = np.arange(len(part))[rank::world_size]
+        positions, every_label = np.arange(len(part))[rank::world_size], part.labels
         for start in range(0, len(positions), batch_size):
             chosen = positions[start : start + batch_size]
-            labels = torch.from_numpy(part.labels[chosen]).to(device, non_blocking=True)
+            labels = torch.from_numpy(every_label[chosen]).to(device, non_blocking=True)
             yield eval_view(to_device(part.take(chosen), device), spec), labels
 
     return prefetched(each(), device, streams=part.streams)

@@ -96,7 +96,7 @@ def cached(cache_dir: Path, key: dict[str, Any], build: Callable[[], ImageArray]
 
 def make_array(images: np.ndarray, labels: np.ndarray, bad_files: Sequence[str] = ()) -> ImageArray:
     """Wrap decoded images with their digest."""
-    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
+    digest = hashlib.sha256(np.ascontiguousarray(images).data)
     digest.update(np.ascontiguousarray(labels.astype(np.int64)).tobytes())
     return ImageArray(images, labels.astype(np.int64), digest.hexdigest(), tuple(bad_files))
 
@@ -144,20 +144,21 @@ def decode_files(
     sides = [min(found) for found in image_sizes(root, files) if found is not None]
     stored, squares = min(size, max(sides, default=size)), Squares(size, interpolation, shift)
 
-    def decode(index: int) -> np.ndarray | None:
+    images = np.empty((len(files), stored, stored, 3), np.uint8)  # filled in place: there may be no room for it twice
+
+    def decode(index: int) -> bool:
         try:
-            return decode_one(root / files[index], index, squares, stored)
+            images[index] = decode_one(root / files[index], index, squares, stored)
         except UNREADABLE:
-            return None
+            return False
+        return True
 
     with ThreadPoolExecutor(DECODE_THREADS) as threads:
-        decoded = list(threads.map(decode, range(len(files))))
-    bad = [name for name, image in zip(files, decoded, strict=True) if image is None]
-    kept = [(image, label) for image, label in zip(decoded, labels, strict=True) if image is not None]
-    if not kept:
+        good = np.array(list(threads.map(decode, range(len(files)))))
+    bad = [name for name, is_good in zip(files, good, strict=True) if not is_good]
+    if not good.any():
         raise DataError(f"none of the {len(files)} files below {root} can be read as an image: {_listing(bad)}")
-    images = np.stack([image for image, _ in kept])
-    return make_array(images, np.array([label for _, label in kept]), bad)
+    return make_array(images[good] if bad else images, np.array(labels)[good], bad)
 
 
 def decode_sequence(source: Sequence[tuple[Image.Image, int]], squares: Squares) -> ImageArray:

@@ -1,6 +1,6 @@
 """The next batch made ready while the last one is in use, by a thread and, on a GPU, a stream of its own."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeVar
@@ -50,7 +50,7 @@ def _launched(batches: Generator[Batch], device: torch.device) -> Generator[tupl
             yield batch, made
 
 
-def prefetched(batches: Generator[Batch], device: torch.device, *, streams: bool) -> Iterator[Batch]:
+def prefetched(batches: Generator[Batch], device: torch.device, *, streams: bool) -> Generator[Batch]:
     """``batches`` by the means that ``device`` has; ``streams``: they are decoded from files."""
     if device.type == "cuda":
         return on_side_stream(batches, device)
