@@ -165,6 +165,7 @@ class ModelFacts:
     create_kwargs: dict[str, Any]  # timm.create_model(name, **create_kwargs) gives the architecture
     num_tokens: int = 0  # of an image, class token and registers included
     width: int = 0  # of a token
+    lora_sizes: dict[str, int] = field(default_factory=dict)  # "3.mha" → parameters of a rank-1 update; absent: none
 
     @property
     def num_parameters(self) -> int:

@@ -76,7 +76,9 @@ def finetune(
         DeviceMemoryError: a step does not fit, however small its micro-batches.
     """
     device, module, num_blocks = warm.device, warm.module, warm.base.facts.num_blocks
-    _, names = warm.prepare(trial.selection, seed=trial.seed, train_head=config.train_head)
+    _, names = warm.prepare(
+        trial.selection, seed=trial.seed, train_head=config.train_head, lora_alpha=config.lora_alpha
+    )
     trained = parameter_dict(module, names)
     optimizer, names = make_optimizer(trained, config, num_blocks=num_blocks)
     average = MovingAverage(trained, config.ema_decay) if config.ema_decay else None

@@ -5,6 +5,7 @@ from torch import nn
 
 from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.selection import Selection, parse_selection
+from unfreeze.finetune.lora import inject_adapters, remove_adapters
 from unfreeze.models.build import BaseModel, init_classifier
 
 
@@ -20,17 +21,25 @@ class WarmModel:
         self._changed: list[str] = []
         self.fitting: dict[str, int] = {}  # selection → the micro-batch that fits, where the configured one did not
 
-    def prepare(self, selection_text: str, *, seed: int, train_head: bool) -> tuple[Selection, list[str]]:
-        """Back to the base weights, a fresh classifier, gradients for the selection alone.
+    def prepare(
+        self, selection_text: str, *, seed: int, train_head: bool, lora_alpha: float = 16.0
+    ) -> tuple[Selection, list[str]]:
+        """Back to the base weights, a fresh classifier, fresh adapters for LoRA, gradients for the selection alone.
 
         Returns the selection and the trained parameters' names. The classifier is fresh even where the head is not
         trained: no trial may see another's.
+
+        Raises:
+            SelectionError: it cannot be read, or asks for what the model does not have.
         """
+        remove_adapters(self.module)
         parameters = dict(self.module.named_parameters())
         with torch.no_grad():
             for name in self._changed:
-                parameters[name].copy_(self._originals[name])
+                if name in self._originals:  # the last trial's adapters are gone
+                    parameters[name].copy_(self._originals[name])
         selection = parse_selection(selection_text, num_blocks=self.base.facts.num_blocks)
+        inject_adapters(self.module, selection, seed=seed, lora_alpha=lora_alpha)
         names = unfreeze_only(self.module, selection, train_head=train_head)
         init_classifier(self.module, self.base.classifier, seed=seed)
         self._changed = list(dict.fromkeys([*names, *self.base.classifier]))
@@ -38,5 +47,5 @@ class WarmModel:
 
     @property
     def changed(self) -> list[str]:
-        """Parameters that differ from the base weights since `prepare`: the trained ones and the classifier."""
+        """Parameters that differ from the base since `prepare`: the trained ones, adapters too, and the classifier."""
         return self._changed

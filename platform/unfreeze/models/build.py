@@ -12,7 +12,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from unfreeze.components.mapping import check_supported, count_parameters
+from unfreeze.components.mapping import check_supported, count_parameters, lora_sizes
 from unfreeze.config import Config, ModelConfig
 from unfreeze.data.crops import InputSpec
 from unfreeze.errors import ModelError
@@ -85,6 +85,7 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, inter
         create_kwargs={**kwargs, "num_classes": num_classes},
         num_tokens=module.patch_embed.num_patches + module.num_prefix_tokens,
         width=module.embed_dim,
+        lora_sizes=lora_sizes(module),
     )
     mean, std = (cfg["mean"], cfg["std"]) if config.normalization == "model" else (IMAGENET_MEAN, IMAGENET_STD)
     return BaseModel(module, InputSpec(image_size, tuple(mean), tuple(std), interpolation), facts, classifier)

@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from unfreeze.components.selection import Selection, count_trainable
+from unfreeze.components.selection import Selection, check_lora, count_trainable, parse_selection
 from unfreeze.config import SearchConfig
 from unfreeze.errors import BudgetError
 from unfreeze.records import COMPONENTS, ModelFacts
@@ -38,12 +38,14 @@ class SearchSpace:
         return Selection(self.model.num_blocks, frozenset().union(*members))
 
     def params(self, selection: Selection, learning_rate: float) -> dict[str, Any]:
-        """Sampled parameters that stand for ``selection``: a switch is on where all it turns on is trained."""
+        """Sampled parameters that stand for ``selection``: a switch is on where all it turns on is trained whole."""
         switches: dict[str, Any] = {name: pairs <= selection.members for name, pairs in self.switches.items()}
         return switches | {LEARNING_RATE: learning_rate}
 
     def num_trainable(self, selection: Selection) -> int:
-        return count_trainable(selection, self.model.parameters, train_head=self.train_head)
+        return count_trainable(
+            selection, self.model.parameters, train_head=self.train_head, lora_sizes=self.model.lora_sizes
+        )
 
     def allows(self, selection: Selection) -> bool:
         """Whether the selection trains some component and fits the budget."""
@@ -58,7 +60,10 @@ def make_space(config: SearchConfig, model: ModelFacts, *, train_head: bool) -> 
 
     Raises:
         BudgetError: no selection of the space fits ``search.max_trainable_share``; names the smallest.
+        SelectionError: a baseline cannot be read, or asks LoRA of what it cannot do.
     """
+    for text in config.baselines:
+        check_lora(parse_selection(text, num_blocks=model.num_blocks), width=model.width)
     space = SearchSpace(
         switches=_switches(config.space, model.num_blocks),
         learning_rate_low=config.learning_rate_low,

@@ -6,11 +6,13 @@ import torch
 from safetensors.torch import save
 from scipy.stats import binomtest
 
+from unfreeze.components.selection import parse_selection
 from unfreeze.config import Config
 from unfreeze.data.catalog import load_test
 from unfreeze.finetune.checkpoint import Checkpoint, restore
 from unfreeze.finetune.evaluate import evaluate
 from unfreeze.finetune.loop import make_autocast
+from unfreeze.finetune.lora import inject_adapters, merge_adapters
 from unfreeze.models.build import build_base, init_classifier
 from unfreeze.records import DataFacts, FinalResult, Recommendation, to_dict
 from unfreeze.storage.ledger import Ledger
@@ -33,7 +35,10 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
     stored = ledger.read_bytes(f"checkpoints/{trial_id}/best.safetensors")
     checkpoint = Checkpoint.from_bytes(stored, base_digest=base.facts.digest)
     init_classifier(base.module, base.classifier, seed=checkpoint.spec.seed)
+    seed, selection = checkpoint.spec.seed, parse_selection(checkpoint.spec.selection, num_blocks=base.facts.num_blocks)
+    inject_adapters(base.module, selection, seed=seed, lora_alpha=config.finetune.lora_alpha)
     restore(checkpoint, base.module, None, [])
+    merge_adapters(base.module)
     module = base.module.to(device)
     test = load_test(config.data, image_size=base.spec.image_size)
     result = evaluate(

@@ -35,7 +35,8 @@ def open_test_for_all(config: Config, ledger: Ledger, data: DataFacts) -> None:
     for trial_id in left:
         checkpoint = _read(ledger, trial_id, base_digest=base.facts.digest)
         spec = checkpoint.spec
-        warm.prepare(spec.selection, seed=spec.seed, train_head=config.finetune.train_head)
+        finetune = config.finetune
+        warm.prepare(spec.selection, seed=spec.seed, train_head=finetune.train_head, lora_alpha=finetune.lora_alpha)
         restore(checkpoint, warm.module, None, [])
         result = evaluate(
             warm.module,
