@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2021, arXiv 2106.09685) on chosen components through `peft`: put in, merged, taken out again.
 
-A linear layer W becomes W + (alpha / rank) B A, with W frozen. `peft`, 6 s to import, is imported where a selection
-asks for it.
+A linear layer W becomes W + (alpha / rank) B A, with W frozen. `peft`, 5 s of CPU to import, is imported where a
+selection asks for it.
 """
 
 import math

@@ -24,6 +24,7 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
     """Evaluate the recommended trial's best-validation checkpoint on the test images and export it.
 
     The export is a full timm state dict: ``timm.create_model(name, checkpoint_path=…, **create_kwargs)`` loads it.
+    LoRA's updates are merged into the weights.
     Writes ``final.json``; where that is already there, the test is not opened again.
 
     Raises:
