@@ -57,10 +57,7 @@ def class_counts(part: Part) -> list[int]:
     return np.bincount(part.labels).tolist()
 
 
-@pytest.mark.parametrize(
-    ("name", "torchvision_name"),
-    [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("pet", "OxfordIIITPet")],
-)
+@pytest.mark.parametrize(("name", "torchvision_name"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
 def test_sets_of_arrays(config: DataConfig, monkeypatch: pytest.MonkeyPatch, name: Any, torchvision_name: str) -> None:
     reads: list[int] = []
     monkeypatch.setattr(torchvision.datasets, torchvision_name, type(torchvision_name, (FakeSet,), {"read": reads}))
@@ -259,10 +256,11 @@ def test_an_unreadable_image_of_a_set_of_files_is_named(config: DataConfig) -> N
         load_train_val(config, image_size=8)
 
 
-def test_a_set_of_files_streams(config: DataConfig) -> None:
+@pytest.mark.parametrize(("name", "plant"), [("food101", plant_food101), ("pet", plant_pet)])
+def test_a_set_of_files_streams(name: Any, plant: Callable[[Path], None], config: DataConfig) -> None:
     assert config.path is not None
-    plant_food101(Path(config.path))
-    config.name = "food101"
+    plant(Path(config.path))
+    config.name = name
     held = load_train_val(config, image_size=8)
     config.loading = "stream"
     streamed = load_train_val(config, image_size=8)

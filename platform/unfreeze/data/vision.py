@@ -25,6 +25,8 @@ class _Row:
     val: _Part | None = None
     test: _Part | None = None
     has_files: bool = False  # it takes a `loader` of paths, so the paths can be had undecoded
+    # Where it keeps paths and labels, which it gives out decoded only; names that torchvision calls private.
+    file_attributes: tuple[str, str] | None = None
     downloads: bool = True
 
 
@@ -33,7 +35,7 @@ _ROWS: dict[str, _Row] = {
     "cifar100": _Row("CIFAR100", {"train": True}, test={"train": False}),
     "svhn": _Row("SVHN", {"split": "train"}, test={"split": "test"}),
     "flowers102": _Row("Flowers102", {"split": "train"}, {"split": "val"}, {"split": "test"}, has_files=True),
-    "pet": _Row("OxfordIIITPet", {"split": "trainval"}, test={"split": "test"}),
+    "pet": _Row("OxfordIIITPet", {"split": "trainval"}, test={"split": "test"}, file_attributes=("_images", "_labels")),
     "dtd": _Row(
         "DTD",
         {"split": "train", "partition": 1},
@@ -57,9 +59,8 @@ def load_vision(config: DataConfig, image_size: int) -> RawSet:
     classes = tuple(getattr(named, "classes", None) or getattr(named, "categories", None) or _DIGITS)
 
     def load(part: _Part) -> Images:
-        if row.has_files:
-            source = _open(config, row, root, {**part, "loader": str})
-            pairs = [source[index] for index in range(len(source))]
+        pairs = _undecoded(config, row, root, part)
+        if pairs is not None:
             labels = [int(label) for _, label in pairs]
             check_labels(np.array(labels), len(classes), f"data={config.name}")
             return read_files(config, root, [str(Path(path).relative_to(root)) for path, _ in pairs], labels, squares)
@@ -73,6 +74,18 @@ def load_vision(config: DataConfig, image_size: int) -> RawSet:
     if test is None:
         return RawSet(classes, load(row.train), val, None, None)
     return RawSet(classes, load(row.train), val, len(named), lambda: load(test))
+
+
+def _undecoded(config: DataConfig, row: _Row, root: Path, part: _Part) -> list[tuple[Any, int]] | None:
+    """(path, label) of every image; None for a set without files of its own."""
+    if row.has_files:
+        source = _open(config, row, root, {**part, "loader": str})
+        return [source[index] for index in range(len(source))]
+    if row.file_attributes is not None:
+        source = _open(config, row, root, part)
+        paths, labels = (getattr(source, name) for name in row.file_attributes)
+        return list(zip(paths, labels, strict=True))
+    return None
 
 
 def _root(config: DataConfig) -> Path:

@@ -118,84 +118,87 @@ def finetune(
     seconds_before = reports[-1].seconds if reports else 0.0
     started = time.perf_counter()
     loss_sum, loss_count = torch.zeros((), device=device), 0
-    train_inputs = batches.iterate(first_step, num_steps) if prefix is None else prefix.iterate(first_step, num_steps)
+    steps_left = batches.iterate(first_step, num_steps) if prefix is None else prefix.iterate(first_step, num_steps)
 
-    for step, (inputs, labels) in enumerate(train_inputs, first_step):
-        if step == first_step or step in validate_after:
-            network.train()
-            torch.manual_seed(derive_seed(trial.seed, "dropout", step, worker.rank))
-        rate = rate_at(step, config, num_steps=num_steps, peak=trial.learning_rate)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        inputs, targets = mix(inputs, labels, config, seed=mix_seed(trial.seed, step))
-        while True:
-            try:
-                loss_sum += _accumulate_gradients(network, inputs, targets, config, micro=micro.size, autocast=autocast)
-                break
-            except RuntimeError as error:
-                failure = error.with_traceback(None)  # whose frames would keep the activations alive
+    with contextlib.closing(steps_left) as batch_of:  # a pipeline may hold threads and processes
+        for step, (inputs, labels) in enumerate(batch_of, first_step):
+            if step == first_step or step in validate_after:
+                network.train()
+                torch.manual_seed(derive_seed(trial.seed, "dropout", step, worker.rank))
+            rate = rate_at(step, config, num_steps=num_steps, peak=trial.learning_rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            inputs, targets = mix(inputs, labels, config, seed=mix_seed(trial.seed, step))
+            while True:
+                try:
+                    loss_sum += _accumulate_gradients(
+                        network, inputs, targets, config, micro=micro.size, autocast=autocast
+                    )
+                    break
+                except RuntimeError as error:
+                    failure = error.with_traceback(None)  # whose frames would keep the activations alive
+                optimizer.zero_grad(set_to_none=True)
+                micro.halve(failure)
+                warm.fitting[trial.selection] = micro.size
+            loss_count += len(labels)
+            if config.clip_norm > 0:
+                nn.utils.clip_grad_norm_(trained.values(), config.clip_norm)
+            optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            micro.halve(failure)
-            warm.fitting[trial.selection] = micro.size
-        loss_count += len(labels)
-        if config.clip_norm > 0:
-            nn.utils.clip_grad_norm_(trained.values(), config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if average is not None:
-            average.update(step)
-        if step + 1 not in validate_after:
-            continue
+            if average is not None:
+                average.update(step)
+            if step + 1 not in validate_after:
+                continue
 
-        totals = torch.stack([loss_sum.double(), torch.tensor(loss_count, dtype=torch.float64, device=device)])
-        sum_over_workers(totals, worker.world_size)
-        train_loss = (totals[0] / totals[1]).item()
-        val_inputs = eval_batches if prefix is None else prefix.val_batches
-        with average.in_place() if average is not None else contextlib.nullcontext():
-            validation = evaluate_batches(
-                network,
-                val_inputs(
-                    data.val,
-                    warm.base.spec,
-                    batch_size=config.eval_batch_size,
+            totals = torch.stack([loss_sum.double(), torch.tensor(loss_count, dtype=torch.float64, device=device)])
+            sum_over_workers(totals, worker.world_size)
+            train_loss = (totals[0] / totals[1]).item()
+            val_inputs = eval_batches if prefix is None else prefix.val_batches
+            with average.in_place() if average is not None else contextlib.nullcontext():
+                validation = evaluate_batches(
+                    network,
+                    val_inputs(
+                        data.val,
+                        warm.base.spec,
+                        batch_size=config.eval_batch_size,
+                        device=device,
+                        rank=worker.rank,
+                        world_size=worker.world_size,
+                    ),
+                    autocast=autocast,
                     device=device,
-                    rank=worker.rank,
                     world_size=worker.world_size,
-                ),
-                autocast=autocast,
-                device=device,
-                world_size=worker.world_size,
+                )
+            if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
+                raise Diverged(
+                    f"loss became {train_loss} (training) and {validation.loss} (validation) after step {step + 1}"
+                )
+            loss_sum, loss_count = torch.zeros((), device=device), 0
+            report = TrialReport(
+                images_seen=(step + 1) * config.batch_size,
+                train_loss=train_loss,
+                val_loss=validation.loss,
+                val_accuracy=validation.accuracy,
+                seconds=seconds_before + time.perf_counter() - started,
+                timestamp_ms=time.time_ns() // 1_000_000,
             )
-        if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
-            raise Diverged(
-                f"loss became {train_loss} (training) and {validation.loss} (validation) after step {step + 1}"
-            )
-        loss_sum, loss_count = torch.zeros((), device=device), 0
-        report = TrialReport(
-            images_seen=(step + 1) * config.batch_size,
-            train_loss=train_loss,
-            val_loss=validation.loss,
-            val_accuracy=validation.accuracy,
-            seconds=seconds_before + time.perf_counter() - started,
-            timestamp_ms=time.time_ns() // 1_000_000,
-        )
-        reports = (*reports, report)
-        is_best = report.val_accuracy > best
-        best = max(best, report.val_accuracy)
-        yield Progress(
-            reports=reports,
-            is_best=is_best,
-            is_last=step + 1 == num_steps,
-            checkpoint=Checkpoint(
-                spec=trial,
-                base_digest=warm.base.facts.digest,
-                step=step + 1,
+            reports = (*reports, report)
+            is_best = report.val_accuracy > best
+            best = max(best, report.val_accuracy)
+            yield Progress(
                 reports=reports,
-                parameters=parameter_dict(module, warm.changed),
-                optimizer=optimizer_tensors(optimizer, names),
-                ema=average.values if average is not None else {},
-            ),
-        )
+                is_best=is_best,
+                is_last=step + 1 == num_steps,
+                checkpoint=Checkpoint(
+                    spec=trial,
+                    base_digest=warm.base.facts.digest,
+                    step=step + 1,
+                    reports=reports,
+                    parameters=parameter_dict(module, warm.changed),
+                    optimizer=optimizer_tensors(optimizer, names),
+                    ema=average.values if average is not None else {},
+                ),
+            )
 
 
 def make_network(module: nn.Module, config: FinetuneConfig, *, start: int, worker: Worker) -> nn.Module:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Prefix:
     train: Tensor
     val: Tensor
 
-    def iterate(self, first_step: int, num_steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def iterate(self, first_step: int, num_steps: int) -> Generator[tuple[Tensor, Tensor]]:
         """What `TrainBatches.iterate` gives, with tokens in place of images."""
         batches, num_views = self.batches, max(self.batches.num_views, 1)
         for step in range(first_step, num_steps):
