@@ -347,6 +347,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     yield from _data_contradictions(config.data)
     yield from _finetune_contradictions(config.finetune)
+    yield from _shard_contradictions(config.finetune, config.cluster.workers_per_trial)
     yield from _mixing_contradictions(config.finetune, config.cluster.workers_per_trial)
     yield from _search_contradictions(config.search)
     if config.search.space == "grid" and config.sweep.checkpoint_gib:
@@ -392,6 +393,20 @@ def _finetune_contradictions(finetune: FinetuneConfig) -> Iterator[tuple[tuple[s
             ("finetune",),
             f"finetune.warmup_steps must be below finetune.steps, but got {finetune.warmup_steps} and {finetune.steps}",
         )
+
+
+def _shard_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[tuple[tuple[str, ...], str]]:
+    if not finetune.shard:
+        return
+    if workers < 2:
+        yield (
+            ("finetune", "cluster"),
+            f"finetune.shard=true spreads a model over workers, but got cluster.workers_per_trial={workers}",
+        )
+    unfit = [name for name in ("prefix_cache_gib", "compile", "ema_decay") if getattr(finetune, name)]
+    if unfit:
+        listing = ", ".join(f"finetune.{name}" for name in unfit)
+        yield ("finetune",), f"finetune.shard=true works without {listing}: switch off one or the other"
 
 
 def _mixing_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unfreeze.components.mapping import group_of
 from unfreeze.errors import CheckpointError
+from unfreeze.finetune.shard import share
 from unfreeze.models.build import parameter_dict
 from unfreeze.records import TrialReport, TrialSpec, to_dict, trial_spec_from_dict
 
@@ -170,11 +171,14 @@ def restore(
         raise CheckpointError(f"a checkpoint of {checkpoint.spec.selection!r} does not fit: {'; '.join(problems[:8])}")
     with torch.no_grad():
         for name, value in parameter_dict(module, list(checkpoint.parameters)).items():
-            value.copy_(checkpoint.parameters[name])
+            value.copy_(share(checkpoint.parameters[name], value))
     if optimizer is None:
         return
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in checkpoint.optimizer.items():
         name, _, entry = key.rpartition(".")
-        state.setdefault(names.index(name), {})[entry] = value.clone()  # the optimizer writes into what it is given
+        # A copy, since the optimizer writes into what it is given; a step count is whole on every worker.
+        state.setdefault(names.index(name), {})[entry] = (
+            share(value.clone(), own[name]) if value.ndim else value.clone()
+        )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -15,15 +15,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unfreeze.config import FinetuneConfig
 from unfreeze.data.batches import TrainBatches, eval_batches
-from unfreeze.data.catalog import Dataset
+from unfreeze.data.catalog import Dataset, Part
 from unfreeze.finetune.checkpoint import Checkpoint, optimizer_tensors, restore
-from unfreeze.finetune.evaluate import evaluate_batches, sum_over_workers
-from unfreeze.finetune.memory import MicroBatch
+from unfreeze.finetune.evaluate import Evaluation, evaluate_batches, sum_over_workers
+from unfreeze.finetune.memory import MicroBatch, is_out_of_memory
 from unfreeze.finetune.network import Network, lowest_trained_block
 from unfreeze.finetune.optim import make_optimizer
-from unfreeze.finetune.prefix import PrefixCache
+from unfreeze.finetune.prefix import Prefix, PrefixCache
 from unfreeze.finetune.recipe import MovingAverage, Targets, mix, mix_seed
 from unfreeze.finetune.schedule import num_steps_of, rate_at, report_steps
+from unfreeze.finetune.shard import gather, in_step, is_sharded, sync_gradients
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import parameter_dict
 from unfreeze.records import TrialReport, TrialSpec
@@ -129,17 +130,10 @@ def finetune(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             inputs, targets = mix(inputs, labels, config, seed=mix_seed(trial.seed, step))
-            while True:
-                try:
-                    loss_sum += _accumulate_gradients(
-                        network, inputs, targets, config, micro=micro.size, autocast=autocast
-                    )
-                    break
-                except RuntimeError as error:
-                    failure = error.with_traceback(None)  # whose frames would keep the activations alive
+            while not (losses := _try_gradients(network, inputs, targets, config, micro=micro, autocast=autocast)):
                 optimizer.zero_grad(set_to_none=True)
-                micro.halve(failure)
                 warm.fitting[trial.selection] = micro.size
+            loss_sum += losses[0]
             loss_count += len(labels)
             if config.clip_norm > 0:
                 nn.utils.clip_grad_norm_(trained.values(), config.clip_norm)
@@ -153,22 +147,8 @@ def finetune(
             totals = torch.stack([loss_sum.double(), torch.tensor(loss_count, dtype=torch.float64, device=device)])
             sum_over_workers(totals, worker.world_size)
             train_loss = (totals[0] / totals[1]).item()
-            val_inputs = eval_batches if prefix is None else prefix.val_batches
             with average.in_place() if average is not None else contextlib.nullcontext():
-                validation = evaluate_batches(
-                    network,
-                    val_inputs(
-                        data.val,
-                        warm.base.spec,
-                        batch_size=config.eval_batch_size,
-                        device=device,
-                        rank=worker.rank,
-                        world_size=worker.world_size,
-                    ),
-                    autocast=autocast,
-                    device=device,
-                    world_size=worker.world_size,
-                )
+                validation = _validate(network, data.val, prefix, batches, config, autocast=autocast)
             if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
                 raise Diverged(
                     f"loss became {train_loss} (training) and {validation.loss} (validation) after step {step + 1}"
@@ -194,8 +174,8 @@ def finetune(
                     base_digest=warm.base.facts.digest,
                     step=step + 1,
                     reports=reports,
-                    parameters=parameter_dict(module, warm.changed),
-                    optimizer=optimizer_tensors(optimizer, names),
+                    parameters=gather(parameter_dict(module, warm.changed)),
+                    optimizer=gather(optimizer_tensors(optimizer, names)),
                     ema=average.values if average is not None else {},
                 ),
             )
@@ -203,6 +183,9 @@ def finetune(
 
 def make_network(module: nn.Module, config: FinetuneConfig, *, start: int, worker: Worker) -> nn.Module:
     """The model as it is run: from block ``start``, compiled and spread over workers where asked for."""
+    if is_sharded(module):
+        module.set_grad_checkpointing(config.activation_checkpointing)  # type: ignore[operator]
+        return module
     network: nn.Module = Network(module, start=start, activation_checkpointing=config.activation_checkpointing)
     if config.compile:
         # What was compiled for another selection is of no use and counts against dynamo's limit of variants.
@@ -221,6 +204,26 @@ def make_autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
 
 
+def _try_gradients(
+    network: nn.Module,
+    inputs: torch.Tensor,
+    targets: Targets,
+    config: FinetuneConfig,
+    *,
+    micro: MicroBatch,
+    autocast: torch.autocast,
+) -> tuple[torch.Tensor] | None:
+    """`_accumulate_gradients`; None where the device had no memory for it, and ``micro`` is smaller now."""
+    try:
+        return (_accumulate_gradients(network, inputs, targets, config, micro=micro.size, autocast=autocast),)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = error.with_traceback(None)  # whose frames would keep the activations alive
+    micro.halve(failure)
+    return None
+
+
 def _accumulate_gradients(
     network: nn.Module,
     inputs: torch.Tensor,
@@ -237,11 +240,34 @@ def _accumulate_gradients(
     total = torch.zeros((), device=inputs.device)
     for start in range(0, len(inputs), micro):
         part = slice(start, start + micro)
+        is_last = start + micro >= len(inputs)
         if isinstance(network, DistributedDataParallel):
-            network.require_backward_grad_sync = start + micro >= len(inputs)
+            network.require_backward_grad_sync = is_last
+        elif is_sharded(network):
+            sync_gradients(network, now=is_last)
         with autocast:
             logits = network(inputs[part])
         losses = targets.loss_sum(logits, part, smoothing=config.label_smoothing)
         (losses / len(inputs)).backward()
         total += losses.detach()
     return total
+
+
+def _validate(
+    network: nn.Module,
+    val: Part,
+    prefix: Prefix | None,
+    batches: TrainBatches,
+    config: FinetuneConfig,
+    *,
+    autocast: torch.autocast,
+) -> Evaluation:
+    """Accuracy and loss on the validation images, each counted once over all workers of the trial."""
+    device, rank, world_size, size = batches.device, batches.rank, batches.world_size, config.eval_batch_size
+    source = eval_batches if prefix is None else prefix.val_batches
+    inputs = source(val, batches.spec, batch_size=size, device=device, rank=rank, world_size=world_size)
+    if is_sharded(network):
+        inputs = in_step(
+            inputs, num_images=len(val), batch_size=size, image_size=batches.spec.image_size, device=device
+        )
+    return evaluate_batches(network, inputs, autocast=autocast, device=device, world_size=world_size)

@@ -18,14 +18,12 @@ class MicroBatch:
         self._world_size = world_size
 
     def halve(self, error: RuntimeError) -> None:
-        """Make the pieces smaller after ``error``; raises it again where it is of another kind.
+        """Make the pieces smaller after ``error``.
 
         Raises:
             DeviceMemoryError: smaller pieces are not to be had, or not without the other workers, which wait in a
                 collective and could not be told.
         """
-        if not is_out_of_memory(error):
-            raise error
         if self._world_size > 1 or self.size == 1:
             raise DeviceMemoryError(
                 f"out of memory with finetune.batch_size={self._batch_size} in micro-batches of {self.size} images on "

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from unfreeze.components.mapping import group_of
 from unfreeze.config import FinetuneConfig
@@ -24,11 +25,12 @@ def make_optimizer(
         for scale, names in sorted(by_scale.items(), reverse=True)
     ]
     order = [name for _, names in sorted(by_scale.items(), reverse=True) for name in names]
-    # One kernel for all tensors of a group, on the CPU too.
+    # One kernel for all tensors of a group, on the CPU too; torch 2.15 has none for SGD on sharded tensors.
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay, fused=True), order
     decay, momentum = config.weight_decay, config.momentum
-    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, weight_decay=decay, fused=True), order
+    sharded = any(isinstance(value, DTensor) for value in trained.values())
+    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, weight_decay=decay, fused=not sharded), order
 
 
 def rate_scale(name: str, config: FinetuneConfig, *, num_blocks: int) -> float:

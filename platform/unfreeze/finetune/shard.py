@@ -2,7 +2,7 @@
 
 For models that do not fit one worker. Every function here is a collective: all workers call it, in the same order.
 A sharded model must be run as timm has it, ``module(images)`` with every block through its own ``forward``: those are
-what PyTorch hooks the gathering to. After an error within a pass, `FSDPModule.reset_iter_state` comes first.
+what PyTorch hooks the gathering to.
 """
 
 import math
@@ -28,6 +28,10 @@ def shard_model(module: nn.Module, device: torch.device) -> None:
     # The root would otherwise stay gathered after a forward pass without a backward one: its parameters then are other
     # objects than the optimizer's.
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    return isinstance(module, FSDPModule)
 
 
 def share(full: Tensor, like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,13 @@ def input_size(config: ModelConfig) -> int:
         raise ModelError(_explain_create(config, error)) from error
 
 
-def init_classifier(module: nn.Module, names: tuple[str, ...], *, seed: int) -> None:
-    """A fresh classifier, the same for the same seed on every device: biases 0, weights truncated normal."""
+def init_classifier(
+    module: nn.Module, names: tuple[str, ...], *, seed: int, place: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> None:
+    """A fresh classifier, the same for the same seed on every device: biases 0, weights truncated normal.
+
+    ``place``: makes of a full tensor one that can be copied into a parameter that is not whole here.
+    """
     parameters = dict(module.named_parameters())
     for name in names:
         generator = torch.Generator().manual_seed(derive_seed(seed, "classifier", name))
@@ -118,7 +124,7 @@ def init_classifier(module: nn.Module, names: tuple[str, ...], *, seed: int) -> 
         if fresh.ndim > 1:
             nn.init.trunc_normal_(fresh, std=_HEAD_STD, generator=generator)
         with torch.no_grad():
-            parameters[name].copy_(fresh)
+            parameters[name].copy_(place(fresh, parameters[name]) if place is not None else fresh)
 
 
 def weights_digest(module: nn.Module, *, leave_out: tuple[str, ...] = ()) -> str:

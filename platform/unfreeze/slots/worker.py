@@ -82,7 +82,7 @@ def _warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config, num_class
         board=board,
         ledger=ledger,
         config=config,
-        warm=WarmModel(base, device),
+        warm=WarmModel(base, device, shard=config.finetune.shard),
         data=load_train_val(config.data, image_size=base.spec.image_size),
         prefixes=open_cache(config.finetune, cache_dir),
         writer=Writer(),
