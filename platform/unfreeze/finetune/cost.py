@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unfreeze.components.selection import Selection, count_trainable, parse_selection
-from unfreeze.config import FinetuneConfig
+from unfreeze.config import Config, FinetuneConfig
 from unfreeze.errors import ModelError
 from unfreeze.records import COMPONENTS, ModelFacts
 
@@ -274,8 +274,18 @@ class CostModel:
         return self.config.prefix_cache_gib > 0 and block < lowest
 
 
+def cost_model(config: Config, model: ModelFacts) -> CostModel:
+    """The cost model of a configuration's trials; ``precision: auto`` trusts a GPU to have bfloat16."""
+    return CostModel(
+        model,
+        config.finetune,
+        activation_bytes=activation_bytes(config.finetune.precision, has_gpu=config.cluster.gpus_per_worker > 0),
+        num_workers=config.cluster.workers_per_trial,
+    )
+
+
 def activation_bytes(precision: str, *, has_gpu: bool) -> int:
-    """Bytes of an activation inside a block under ``finetune.precision``; ``auto`` trusts a GPU to have bfloat16."""
+    """Bytes of an activation inside a block under ``finetune.precision``."""
     return 2 if precision == "bfloat16" or (precision == "auto" and has_gpu) else _FLOAT32
 
 

@@ -17,6 +17,7 @@ from ray import tune
 
 from unfreeze.config import Config
 from unfreeze.errors import ClusterError, SweepInterrupted, UnfreezeError
+from unfreeze.finetune.cost import cost_model
 from unfreeze.finetune.schedule import report_steps, total_steps
 from unfreeze.records import (
     DataFacts,
@@ -76,7 +77,7 @@ def plan_search(
     config: Config, ledger: Ledger, model: ModelFacts, data: DataFacts, plasticity: PlasticityTable
 ) -> PlannedSearch:
     """The searcher: what it will try depends on nothing but these arguments and the ledger's final records."""
-    space = make_space(config.search, model, train_head=config.finetune.train_head)
+    space = make_space(config.search, cost_model(config, model))
     finetune = config.finetune
     num_steps = total_steps(data.num_train, epochs=finetune.epochs, batch_size=finetune.batch_size)
     planner = Planner(
