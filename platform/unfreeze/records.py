@@ -165,6 +165,8 @@ class ModelFacts:
     create_kwargs: dict[str, Any]  # timm.create_model(name, **create_kwargs) gives the architecture
     num_tokens: int = 0  # of an image, class token and registers included
     width: int = 0  # of a token
+    plain: bool = False  # its blocks are LN1, attention, LN2, FC1, FC2 and nothing else
+    first_token: bool = False  # plain, and the classifier reads the class token alone
     lora_sizes: dict[str, int] = field(default_factory=dict)  # "3.mha" → parameters of a rank-1 update; absent: none
 
     @property

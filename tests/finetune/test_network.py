@@ -8,13 +8,12 @@ from torch import Tensor, nn
 
 from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.selection import parse_selection
+from unfreeze.components.structure import is_divisible, reads_first_token
 from unfreeze.finetune.network import (
     Network,
     embed,
     has_randomness,
-    is_divisible,
     lowest_trained_block,
-    reads_first_token,
 )
 
 SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 5}

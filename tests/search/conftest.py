@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from unfreeze.config import SearchConfig
+from unfreeze.config import FinetuneConfig, SearchConfig
+from unfreeze.finetune.cost import CostModel
 from unfreeze.finetune.cutoff import misses_cutoff
 from unfreeze.records import COMPONENTS, ModelFacts, TrialRecord, TrialReport, TrialSpec, TrialState
 from unfreeze.search.planner import Planner
@@ -63,6 +64,8 @@ def model() -> ModelFacts:
         | {"embed": 13568, "head": 778},
         image_size=32,
         create_kwargs={},
+        num_tokens=17,
+        width=64,
     )
 
 
@@ -70,9 +73,8 @@ def model() -> ModelFacts:
 def make_planner(model: ModelFacts) -> Callable[..., Planner]:
     def make(*, scores: dict[str, float] = SCORES, seed: int = 0, **settings: object) -> Planner:
         config = SearchConfig(**{"num_trials": 14, "concurrency": 4, "confirm_top": 2, "confirm_seeds": 2, **settings})
-        return Planner(
-            config, make_space(config, model, train_head=True), scores=scores, milestones=MILESTONES, seed=seed
-        )
+        space = make_space(config, CostModel(model, FinetuneConfig()))
+        return Planner(config, space, scores=scores, milestones=MILESTONES, seed=seed)
 
     return make
 

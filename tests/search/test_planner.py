@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import optuna
 import pytest
@@ -164,7 +166,7 @@ def test_every_trial_keeps_the_budget_and_the_range(
     assert len(records) >= 11
     for spec in records:
         selection = parse_selection(spec.selection, num_blocks=6)
-        assert planner.space.num_trainable(selection) <= planner.space.max_trainable
+        assert planner.space.cost.num_trained(selection) <= planner.space.max_trainable
         assert 1e-3 <= spec.learning_rate <= 1e-1
         assert spec.selection != "none" or spec.origin in ("baseline", "confirm")
         assert spec.origin in ("baseline", "confirm") or selection == planner.space.selection(
@@ -287,3 +289,56 @@ def test_a_sweep_where_everything_fails_ends(make_planner: MakePlanner) -> None:
         make_planner(), lambda spec: TrialRecord(spec=spec, state=TrialState.FAILED, error="RuntimeError: broken")
     )
     assert len(records) == 14
+
+
+# --- accuracy against cost --------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), slots=st.integers(1, 6))
+def test_two_objectives_are_as_deterministic_as_one(
+    seed: int, slots: int, make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    pareto = {"objective": "pareto", "space": "depth"}
+    expected = sweep(make_planner(**pareto), fake_trial, slots=1)
+    order = random.Random(seed)
+    kept = {i: record for i, record in expected.items() if i < 9}
+    assert specs(sweep(make_planner(**pareto), fake_trial, slots=slots, order=order)) == specs(expected)
+    assert specs(sweep(make_planner(**pareto), fake_trial, slots=slots, order=order, final=kept)) == specs(expected)
+
+
+def test_the_second_objective_draws_to_cheap_selections(make_planner: MakePlanner, make_record: Any) -> None:
+    """Where everything is as accurate, what is tried costs less than with accuracy alone."""
+
+    def mean_share(objective: str) -> float:
+        planner = make_planner(objective=objective, space="depth", num_trials=40, concurrency=1, early_stopping=False)
+
+        def equal(spec: TrialSpec) -> TrialRecord:
+            record = make_record(spec.index, spec.selection, [0.8])
+            return replace(record, spec=spec)
+
+        tried = [spec.selection for spec in specs(sweep(planner, equal, slots=1)) if spec.origin == "search"]
+        shares = [planner.space.cost.flops_share(parse_selection(text, num_blocks=6)) for text in tried]
+        return sum(shares) / len(shares)
+
+    assert mean_share("pareto") < mean_share("accuracy") - 0.02
+
+
+def test_a_cheap_trial_is_stopped_by_those_that_cost_no_more(make_planner: MakePlanner, make_record: Any) -> None:
+    """`all` and the components reach 0.9; with two objectives, what costs less than they is not held against them."""
+    records = {}
+    for index, text in enumerate(["mha", "fc1", "fc2", "ln2", "ln1", "all", "none"]):
+        records[index] = make_record(index, text, [0.3 if text == "none" else 0.9] * 10)
+    known = dict(records)
+    planned = {index: record.spec for index, record in records.items()}
+    planner = make_planner(objective="pareto", concurrency=1)
+    spec = planner.plan(7, known, planned)
+    assert spec is not None
+    share = planner.space.cost.flops_share
+    budget = share(parse_selection(spec.selection, num_blocks=6))
+    cheaper = [r for r in records.values() if share(parse_selection(r.spec.selection, num_blocks=6)) <= budget]
+    assert len(cheaper) < 3  # too few to judge by
+    assert not spec.stop_below
+    alone = make_planner(concurrency=1).plan(7, known, planned)
+    assert alone is not None
+    assert alone.stop_below

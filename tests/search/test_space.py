@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unfreeze.components.selection import Selection, parse_selection
-from unfreeze.config import SearchConfig
-from unfreeze.errors import BudgetError, SelectionError
+from unfreeze.config import FinetuneConfig, SearchConfig
+from unfreeze.errors import BudgetError, ModelError, SelectionError
+from unfreeze.finetune.cost import CostModel
 from unfreeze.records import COMPONENTS, ModelFacts
 from unfreeze.search.space import LEARNING_RATE, SearchSpace, make_space
 
@@ -23,7 +24,8 @@ def facts(num_blocks: int) -> ModelFacts:
 
 
 def space_of(kind: str, num_blocks: int = 6, *, train_head: bool = True, **settings: object) -> SearchSpace:
-    return make_space(SearchConfig(space=kind, **settings), facts(num_blocks), train_head=train_head)
+    cost = CostModel(facts(num_blocks), FinetuneConfig(train_head=train_head))
+    return make_space(SearchConfig(space=kind, **settings), cost)
 
 
 @pytest.mark.parametrize(("kind", "count"), [("components", 5), ("depth", 15), ("blocks", 30)])
@@ -70,8 +72,8 @@ def test_the_baselines_as_parameters() -> None:
 
 def test_the_count_includes_the_head_when_it_is_trained() -> None:
     selection = parse_selection("mha@0-1+embed", num_blocks=6)
-    assert space_of("blocks").num_trainable(selection) == 2 * 100 + 50 + 10
-    assert space_of("blocks", train_head=False).num_trainable(selection) == 2 * 100 + 50
+    assert space_of("blocks").cost.num_trained(selection) == 2 * 100 + 50 + 10
+    assert space_of("blocks", train_head=False).cost.num_trained(selection) == 2 * 100 + 50
 
 
 def test_an_empty_selection_is_no_point() -> None:
@@ -96,7 +98,7 @@ def test_what_exactly_fits_is_allowed(kind: str) -> None:
 def test_when_nothing_fits_the_smallest_is_named(kind: str, smallest: str, parameters: int) -> None:
     total = facts(6).num_parameters
     share = (parameters + 10 - 0.5) / total
-    with pytest.raises(BudgetError, match=rf"the smallest, {smallest}, trains {(parameters + 10) / total:.2%}"):
+    with pytest.raises(BudgetError, match=rf"the smallest, {smallest}, .* trains {(parameters + 10) / total:.2%}"):
         space_of(kind, max_trainable_share=share)
     space_of(kind, max_trainable_share=(parameters + 10.5) / total)
 
@@ -110,15 +112,86 @@ def test_without_the_head_more_fits() -> None:
 
 def test_a_baseline_with_lora_counts_its_adapters_and_is_no_point_of_the_space() -> None:
     model = replace(facts(6), width=16, lora_sizes={f"{block}.mha": 30 for block in range(6)})
-    space = make_space(SearchConfig(baselines=["mha:lora(4)"]), model, train_head=True)
+    space = make_space(SearchConfig(baselines=["mha:lora(4)"]), CostModel(model, FinetuneConfig()))
     selection = parse_selection("mha:lora(4)", num_blocks=6)
-    assert space.num_trainable(selection) == 6 * 4 * 30 + 10
+    assert space.cost.num_trained(selection) == 6 * 4 * 30 + 10
     assert not space.allows(selection)
     assert not any(value is True for value in space.params(selection, 0.01).values())
     with pytest.raises(SelectionError, match=r"no linear layers that LoRA can adapt in 2\.fc1"):
-        space.num_trainable(parse_selection("fc1@2:lora(4)", num_blocks=6))
+        space.cost.num_trained(parse_selection("fc1@2:lora(4)", num_blocks=6))
 
 
 def test_a_baseline_whose_rank_exceeds_the_width_is_refused_before_anything_starts() -> None:
     with pytest.raises(SelectionError, match=r"rank 17 exceeds the model's width; choose 1 to 16"):
-        make_space(SearchConfig(baselines=["none", "fc2:lora(17)"]), replace(facts(6), width=16), train_head=True)
+        make_space(
+            SearchConfig(baselines=["none", "fc2:lora(17)"]), CostModel(replace(facts(6), width=16), FinetuneConfig())
+        )
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
+
+
+def costed_space(kind: str = "components", **settings: object) -> SearchSpace:
+    """DeiT-Tiny's shape in four blocks, 64 px."""
+    sizes = {"ln1": 384, "mha": 148_224, "ln2": 384, "fc1": 148_224, "fc2": 147_648}
+    parameters = {f"{b}.{c}": sizes[c] for b in range(4) for c in COMPONENTS} | {"embed": 151_104, "head": 2314}
+    model = ModelFacts(
+        name="deit",
+        digest="",
+        num_blocks=4,
+        parameters=parameters,
+        image_size=64,
+        create_kwargs={},
+        num_tokens=17,
+        width=192,
+    )
+    return make_space(SearchConfig(space=kind, **settings), CostModel(model, FinetuneConfig(eval_batch_size=1)))
+
+
+def test_flops_limit_what_fits() -> None:
+    """Deep blocks cost less than their share of parameters: the gradient need not go below them."""
+    space = costed_space("blocks", max_flops_share=0.5)
+    fitting = {text: space.fits(parse_selection(text, num_blocks=4)) for text in ("mha@3", "fc1@3+fc2@3", "mha@0")}
+    assert fitting == {"mha@3": True, "fc1@3+fc2@3": True, "mha@0": False}
+    assert all(
+        space.cost.flops_share(parse_selection(text, num_blocks=4)) <= 0.5 for text, fits in fitting.items() if fits
+    )
+
+
+def test_memory_limits_what_fits() -> None:
+    free = costed_space("blocks")
+    peaks = {text: free.cost.memory(parse_selection(text, num_blocks=4)).peak for text in ("mha@3", "mha@1-3", "all")}
+    assert list(peaks.values()) == sorted(peaks.values())
+    space = costed_space("blocks", max_memory_gib=(peaks["mha@3"] + peaks["mha@1-3"]) / 2 / 2**30)
+    fits = [space.fits(parse_selection(text, num_blocks=4)) for text in peaks]
+    assert fits == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"max_flops_share": 0.4}, r"search\.max_flops_share=0\.4: it computes \d\d\.\d\d% of"),
+        ({"max_memory_gib": 0.01}, r"search\.max_memory_gib=0\.01: a worker would take 0\.\d+ GiB"),
+        (
+            {"max_flops_share": 0.4, "max_memory_gib": 0.01, "max_trainable_share": 0.001},
+            r"max_trainable_share=0\.001.* and search\.max_flops_share=0\.4.* and search\.max_memory_gib=0\.01",
+        ),
+    ],
+)
+def test_the_limits_that_nothing_fits_are_named(settings: dict[str, float], named: str) -> None:
+    with pytest.raises(BudgetError, match=named):
+        costed_space(**settings)
+
+
+def test_the_smallest_by_one_limit_is_not_that_by_another() -> None:
+    """FC2 of the last block computes least, its norms train least; one of them fits, so the space is not empty."""
+    last_fc2 = costed_space("blocks").cost.flops_share(parse_selection("fc2@3", num_blocks=4))
+    space = costed_space("blocks", max_flops_share=last_fc2)
+    assert space.allows(parse_selection("fc2@3", num_blocks=4))
+    assert not space.allows(parse_selection("ln1@3", num_blocks=4))
+
+
+@pytest.mark.parametrize("settings", [{"max_flops_share": 0.9}, {"max_memory_gib": 1.0}, {"objective": "pareto"}])
+def test_facts_without_tokens_are_refused_where_cost_is_asked_for(settings: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match="lack the number and width"):
+        space_of("components", **settings)

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unfreeze.components.mapping import group_of
+from unfreeze.components.structure import is_divisible, is_plain, reads_first_token
 
 
 class Network(nn.Module):
@@ -52,7 +52,9 @@ class Network(nn.Module):
         blocks = list(self.module.blocks)  # type: ignore[arg-type]
         for block in blocks[first:end]:
             last = block is blocks[-1] and reads_first_token(self.module)
-            run = partial(_run_plain, block, first_only=last, rerun=self._rerun) if _is_plain(block) else block
+            # Where a whole block runs again, there is nothing within it to spare.
+            rerun = None if self.activation_checkpointing else self._rerun
+            run = partial(_run_plain, block, first_only=last, rerun=rerun) if is_plain(block) else block
             if self.activation_checkpointing and torch.is_grad_enabled():
                 tokens = self._rerun(run, tokens)
             else:
@@ -70,21 +72,6 @@ def embed(model: nn.Module, images: Tensor) -> Tensor:
     return model.norm_pre(tokens)  # type: ignore[operator]
 
 
-def is_divisible(model: nn.Module) -> bool:
-    """Whether embedding, blocks and head are known to be all there is: timm's VisionTransformer, not a kin of it."""
-    return (
-        isinstance(model, VisionTransformer)
-        and type(model).forward_features is VisionTransformer.forward_features
-        and type(model).forward is VisionTransformer.forward
-        and type(model).forward_head is VisionTransformer.forward_head
-    )
-
-
-def reads_first_token(model: nn.Module) -> bool:
-    """Whether the classifier gets the class token and nothing of the others."""
-    return model.global_pool == "token" and model.attn_pool is None
-
-
 def has_randomness(model: nn.Module) -> bool:
     """Whether a forward pass in training draws random numbers: dropout of any kind."""
     rates = (getattr(layer, name, 0) for layer in model.modules() for name in ("p", "drop_prob", "prob"))
@@ -98,12 +85,7 @@ def lowest_trained_block(names: list[str], num_blocks: int) -> int:
     return min(reached, default=num_blocks)
 
 
-def _is_plain(block: nn.Module) -> bool:
-    # Exact types: a subclass may do more than what is written out below.
-    return type(block) is Block and type(block.attn) is Attention and type(block.mlp) is Mlp
-
-
-def _run_plain(block: Block, tokens: Tensor, *, first_only: bool, rerun: Callable[..., Any]) -> Tensor:
+def _run_plain(block: Block, tokens: Tensor, *, first_only: bool, rerun: Callable[..., Any] | None) -> Tensor:
     """`Block.forward`: tokens (B, N, width) → the same, or, of the first token alone, (B, 1, width).
 
     For the first alone keys and values still come from all tokens, but the output projection and both layers of the MLP
@@ -116,8 +98,9 @@ def _run_plain(block: Block, tokens: Tensor, *, first_only: bool, rerun: Callabl
     mixed = _attend(block.attn, block.norm1(tokens), first_only=first_only)
     tokens = tokens[:, :1] if first_only else tokens
     middle = partial(_middle, block)
-    spare = torch.is_grad_enabled() and mixed.requires_grad and not _takes_gradients(block.mlp.fc1)
-    tokens, normed = rerun(middle, tokens, mixed) if spare else middle(tokens, mixed)
+    if rerun is not None and torch.is_grad_enabled() and mixed.requires_grad and not _takes_gradients(block.mlp.fc1):
+        middle = partial(rerun, middle)
+    tokens, normed = middle(tokens, mixed)
     return tokens + block.drop_path2(block.ls2(block.mlp(normed)))
 
 

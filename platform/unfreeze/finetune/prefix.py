@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unfreeze.components.structure import is_divisible, reads_first_token
 from unfreeze.config import FinetuneConfig
 from unfreeze.data.batches import TrainBatches, training_views
 from unfreeze.data.catalog import Dataset, Part
 from unfreeze.data.crops import InputSpec
-from unfreeze.finetune.network import Network, embed, has_randomness, is_divisible, reads_first_token
+from unfreeze.finetune.network import Network, embed, has_randomness
 
 logger = logging.getLogger(__name__)
 

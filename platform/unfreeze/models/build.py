@@ -14,6 +14,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from unfreeze.components.mapping import check_supported, count_parameters, lora_sizes
+from unfreeze.components.structure import is_divisible, is_plain, reads_first_token
 from unfreeze.config import Config, ModelConfig
 from unfreeze.data.crops import InputSpec
 from unfreeze.errors import ModelError
@@ -77,6 +78,7 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, inter
                 layer.eps = config.layer_norm_eps
     module.eval()
     image_size = input_size(config)
+    plain = is_divisible(module) and all(is_plain(block) for block in module.blocks)
     facts = ModelFacts(
         name=config.name,
         digest=weights_digest(module, leave_out=classifier),
@@ -86,6 +88,8 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, inter
         create_kwargs={**kwargs, "num_classes": num_classes},
         num_tokens=module.patch_embed.num_patches + module.num_prefix_tokens,
         width=module.embed_dim,
+        plain=plain,
+        first_token=plain and reads_first_token(module),
         lora_sizes=lora_sizes(module),
     )
     mean, std = (cfg["mean"], cfg["std"]) if config.normalization == "model" else (IMAGENET_MEAN, IMAGENET_STD)

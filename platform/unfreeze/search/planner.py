@@ -6,7 +6,7 @@ same trials with one slot or ten, undisturbed or killed and resumed, and resumin
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -72,7 +72,7 @@ class Planner:
             stop_below: tuple[tuple[int, float], ...] = ()
         else:
             point = self._sample(index, known, planned)
-            stop_below = self._cutoffs(known)
+            stop_below = self._cutoffs(point, known)
         return TrialSpec(
             index=index,
             selection=point.selection,
@@ -82,21 +82,30 @@ class Planner:
             stop_below=stop_below,
         )
 
-    def _cutoffs(self, known: Mapping[int, TrialRecord]) -> tuple[tuple[int, float], ...]:
+    def _cutoffs(self, point: _Point, known: Mapping[int, TrialRecord]) -> tuple[tuple[int, float], ...]:
         if not self.config.early_stopping:
             return ()
         peers = [record for record in known.values() if record.state is not TrialState.FAILED]
+        if self._is_pareto:
+            # Against costlier trials a cheap one may well lose; it is no loss while it beats those that cost no more.
+            budget = self._flops_share(point.selection)
+            peers = [record for record in peers if self._flops_share(record.spec.selection) <= budget]
         return cutoffs(peers, self._rungs, reduction_factor=self.config.reduction_factor)
 
     def _sample(self, index: int, known: Mapping[int, TrialRecord], planned: Mapping[int, TrialSpec]) -> _Point:
         """Ask a fresh TPE that has seen exactly the known trials, and the planned ones as running."""
         seed = derive_seed(self._seed, "sampler", index) % 2**32
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(len(self._first), 10))
-        study = optuna.create_study(direction="maximize", sampler=sampler)
+        # Accuracy, and with two objectives the FLOPs of training.
+        directions: list[Literal["maximize", "minimize"]] = ["maximize"]
+        if self._is_pareto:
+            directions.append("minimize")
+        study = optuna.create_study(directions=directions, sampler=sampler)
         for earlier in range(index):
             spec = planned[earlier]
             if spec.origin != "baseline":  # `all` and `none` are no points of the space
-                study.add_trial(self.optuna_trial(spec, known.get(earlier)))
+                costs = [self._flops_share(spec.selection)] if self._is_pareto else []
+                study.add_trial(self._frozen_trial(spec, known.get(earlier), costs))
         for _ in range(_MAX_DRAWS):
             trial = study.ask(self.space.distributions)
             selection = self.space.selection(trial.params)
@@ -105,17 +114,32 @@ class Planner:
             study.tell(trial, state=OptunaState.FAIL)
         return self._draw_uniformly(index)
 
+    @property
+    def _is_pareto(self) -> bool:
+        return self.config.objective == "pareto"
+
+    def _flops_share(self, text: str) -> float:
+        return self.space.cost.flops_share(parse_selection(text, num_blocks=self.space.model.num_blocks))
+
     def params(self, spec: TrialSpec) -> dict[str, Any]:
         """The point of the space that a trial stands for."""
         selection = parse_selection(spec.selection, num_blocks=self.space.model.num_blocks)
         return self.space.params(selection, spec.learning_rate)
 
     def optuna_trial(self, spec: TrialSpec, record: TrialRecord | None) -> optuna.trial.FrozenTrial:
-        """A trial as Optuna sees it; ``record`` None: still running."""
+        """A trial as Optuna sees it, by its accuracy alone; ``record`` None: still running."""
+        return self._frozen_trial(spec, record, [])
+
+    def _frozen_trial(
+        self, spec: TrialSpec, record: TrialRecord | None, costs: list[float]
+    ) -> optuna.trial.FrozenTrial:
         value = None if record is None else observed_value(record)
         state = OptunaState.RUNNING if record is None else OptunaState.FAIL if value is None else OptunaState.COMPLETE
         return optuna.trial.create_trial(
-            state=state, value=value, params=self.params(spec), distributions=self.space.distributions
+            state=state,
+            values=None if value is None else [value, *costs],
+            params=self.params(spec),
+            distributions=self.space.distributions,
         )
 
     def _draw_uniformly(self, index: int) -> _Point:

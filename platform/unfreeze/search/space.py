@@ -6,25 +6,37 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from unfreeze.components.selection import Selection, check_lora, count_trainable, parse_selection
+from unfreeze.components.selection import Selection, check_lora, parse_selection
 from unfreeze.config import SearchConfig
 from unfreeze.errors import BudgetError
+from unfreeze.finetune.cost import CostModel
 from unfreeze.records import COMPONENTS, ModelFacts
 
 LEARNING_RATE = "learning_rate"
 _THIRDS = ("early", "middle", "late")
+_GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """Switches (name → the (block, component) pairs it turns on), a learning-rate range and a parameter budget."""
+    """Switches (name → the (block, component) pairs it turns on), a learning-rate range and the budget."""
 
     switches: dict[str, frozenset[tuple[int, str]]]
     learning_rate_low: float
     learning_rate_high: float
-    max_trainable: int  # parameters, head included
-    model: ModelFacts
-    train_head: bool
+    max_trainable_share: float  # of the model's parameters, head included
+    max_flops_share: float  # of training `all`; 1: off
+    max_memory: float | None  # bytes of one worker at its peak; None: off
+    cost: CostModel
+
+    @property
+    def model(self) -> ModelFacts:
+        return self.cost.model
+
+    @property
+    def max_trainable(self) -> int:
+        """Parameters, head included."""
+        return int(self.max_trainable_share * self.model.num_parameters)
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -42,43 +54,63 @@ class SearchSpace:
         switches: dict[str, Any] = {name: pairs <= selection.members for name, pairs in self.switches.items()}
         return switches | {LEARNING_RATE: learning_rate}
 
-    def num_trainable(self, selection: Selection) -> int:
-        return count_trainable(
-            selection, self.model.parameters, train_head=self.train_head, lora_sizes=self.model.lora_sizes
-        )
-
     def allows(self, selection: Selection) -> bool:
         """Whether the selection trains some component and fits the budget."""
         return bool(selection.members) and self.fits(selection)
 
     def fits(self, selection: Selection) -> bool:
-        return self.num_trainable(selection) <= self.max_trainable
+        return not self.excesses(selection)
+
+    def excesses(self, selection: Selection) -> list[str]:
+        """The limits that a selection passes, each by name and with what it would take."""
+        found = []
+        trained = self.cost.num_trained(selection)
+        if trained > self.max_trainable:
+            found.append(
+                f"search.max_trainable_share={self.max_trainable_share}: it trains "
+                f"{trained / self.model.num_parameters:.2%} of the parameters of {self.model.name} (head included)"
+            )
+        if self.max_flops_share < 1 and (share := self.cost.flops_share(selection)) > self.max_flops_share:
+            found.append(
+                f"search.max_flops_share={self.max_flops_share}: it computes {share:.2%} of what training all computes"
+            )
+        if self.max_memory is not None and (peak := self.cost.memory(selection).peak) > self.max_memory:
+            found.append(
+                f"search.max_memory_gib={self.max_memory / _GIB:g}: a worker would take {peak / _GIB:.4g} GiB "
+                f"(finetune.micro_batch_size and finetune.eval_batch_size decide most of it)"
+            )
+        return found
 
 
-def make_space(config: SearchConfig, model: ModelFacts, *, train_head: bool) -> SearchSpace:
-    """The configured space over a model's blocks.
+def make_space(config: SearchConfig, cost: CostModel) -> SearchSpace:
+    """The configured space over a model's blocks, within the budget.
 
     Raises:
-        BudgetError: no selection of the space fits ``search.max_trainable_share``; names the smallest.
+        BudgetError: no selection of the space fits; names the smallest and each limit that it passes.
+        ModelError: a limit needs the model's cost, which its facts are too old for.
         SelectionError: a baseline cannot be read, or asks LoRA of what it cannot do.
     """
+    model = cost.model
     for text in config.baselines:
         check_lora(parse_selection(text, num_blocks=model.num_blocks), width=model.width)
     space = SearchSpace(
         switches=_switches(config.space, model.num_blocks),
         learning_rate_low=config.learning_rate_low,
         learning_rate_high=config.learning_rate_high,
-        max_trainable=int(config.max_trainable_share * model.num_parameters),
-        model=model,
-        train_head=train_head,
+        max_trainable_share=config.max_trainable_share,
+        max_flops_share=config.max_flops_share,
+        max_memory=None if config.max_memory_gib is None else config.max_memory_gib * _GIB,
+        cost=cost,
     )
-    smallest = min((Selection(model.num_blocks, pairs) for pairs in space.switches.values()), key=space.num_trainable)
-    if not space.allows(smallest):
-        needed = space.num_trainable(smallest) / model.num_parameters
+    if config.objective == "pareto":
+        cost.flops_share(Selection(model.num_blocks, frozenset()))  # too old facts are refused before the first trial
+    alone = [Selection(model.num_blocks, pairs) for pairs in space.switches.values()]
+    if not any(space.allows(selection) for selection in alone):
+        # Whatever else is switched on trains, computes and keeps more; so the smallest stands for all.
+        smallest = min(alone, key=lambda selection: (len(space.excesses(selection)), cost.num_trained(selection)))
         raise BudgetError(
-            f"no selection of search.space={config.space} fits search.max_trainable_share="
-            f"{config.max_trainable_share}: the smallest, {smallest}, trains {needed:.2%} of the parameters of "
-            f"{model.name} (head included); raise the share"
+            f"no selection of search.space={config.space} fits; the smallest, {smallest}, passes "
+            f"{' and '.join(space.excesses(smallest))}; raise the limit"
         )
     return space
 

@@ -17,6 +17,7 @@ from ray import tune
 
 from unfreeze.config import Config
 from unfreeze.errors import ClusterError, SweepInterrupted, UnfreezeError
+from unfreeze.finetune.cost import cost_model
 from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import (
     DataFacts,
@@ -90,7 +91,7 @@ def plan_search(
     if config.search.space == "grid":
         grid = GridPlanner(config.search, model, scores=scores, train_head=finetune.train_head)
         return PlannedSearch(grid, ledger)
-    space = make_space(config.search, model, train_head=finetune.train_head)
+    space = make_space(config.search, cost_model(config, model))
     planner = Planner(
         config.search,
         space,
