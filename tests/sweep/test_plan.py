@@ -5,24 +5,16 @@ from typing import Any
 
 import boto3
 import pytest
-import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
-from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import Config, DataConfig, ModelConfig, load_config
 from unfreeze.data.catalog import load_train_val
 from unfreeze.errors import ConfigError, DataError, ModelError, SelectionError
+from unfreeze.finetune.cost import cost_model
 from unfreeze.models.build import build_model
 from unfreeze.storage.base import open_storage
-from unfreeze.sweep.plan import (
-    forward_flops_per_image,
-    part_sizes,
-    plan_sweep,
-    terminal_plan,
-    training_flops_per_image,
-)
+from unfreeze.sweep.plan import part_sizes, plan_sweep, terminal_plan
 
 GRID = {
     "space": "grid",
@@ -37,40 +29,13 @@ def grid_config(**search: Any) -> Config:
     return load_config({"finetune": finetune, "search": {**GRID, **search}})
 
 
-@pytest.fixture(scope="module")
-def base() -> Any:
-    """Tokens and width large enough that what the formula leaves out is small; attention as plain products."""
-    kwargs = {"embed_dim": 96, "depth": 3, "num_heads": 3, "patch_size": 4}
-    model = build_model(
-        ModelConfig(name="unfreeze_tiny", weights="random", kwargs=kwargs), num_classes=3, cache_dir=Path()
-    )
-    for block in model.module.blocks:
-        block.attn.fused_attn = False
-    return model
-
-
-def test_forward_flops_are_torch_s_count(base: Any) -> None:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        base.module(torch.zeros(2, 3, 32, 32))
-    assert forward_flops_per_image(base.facts) == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
-
-
-@pytest.mark.parametrize("text", ["all", "embed", "ln1", "mha", "ln2", "fc1", "fc2", "mha@2", "fc2@1+ln1@2", "none"])
-def test_training_flops_are_torch_s_count(base: Any, text: str) -> None:
-    selection = parse_selection(text, num_blocks=3)
-    unfreeze_only(base.module, selection, train_head=True)
-    with FlopCounterMode(display=False) as counter:
-        base.module(torch.zeros(2, 3, 32, 32)).sum().backward()
-    assert training_flops_per_image(base.facts, selection) == pytest.approx(counter.get_total_flops() / 2, rel=0.05)
-
-
-def test_a_grid_run_by_run(base: Any) -> None:
+def test_a_grid_run_by_run() -> None:
     config = grid_config()
     plan = plan_sweep(config)
     data = load_train_val(config.data, image_size=32)
-    facts = build_model(config.model, num_classes=1, cache_dir=Path()).facts
-    per_image = sum(training_flops_per_image(facts, parse_selection(text, num_blocks=6)) for text in GRID["selections"])
-    evaluated = 18 * 5 * plan.sizes.val * forward_flops_per_image(facts)
+    cost = cost_model(config, build_model(config.model, num_classes=1, cache_dir=Path()).facts)
+    per_image = sum(cost.flops(parse_selection(text, num_blocks=6)).total for text in GRID["selections"])
+    evaluated = 18 * 5 * cost.validation_flops(plan.sizes.val)
     assert (plan.num_runs, plan.steps, plan.images_per_run, plan.images) == (18, 50, 800, 18 * 800)
     assert plan.val_images_per_run == 5 * plan.sizes.val
     assert plan.flops == pytest.approx(6 * 800 * per_image + evaluated)
@@ -82,16 +47,17 @@ def test_a_grid_run_by_run(base: Any) -> None:
 
 def test_the_test_images_count_where_they_choose() -> None:
     val, test = plan_sweep(grid_config()), plan_sweep(grid_config(select_on="test"))
-    facts = build_model(ModelConfig(), num_classes=1, cache_dir=Path()).facts
-    assert test.flops - val.flops == pytest.approx(18 * test.sizes.test * forward_flops_per_image(facts))
+    cost = cost_model(grid_config(), build_model(ModelConfig(), num_classes=1, cache_dir=Path()).facts)
+    assert test.flops - val.flops == pytest.approx(18 * cost.validation_flops(test.sizes.test))
 
 
 def test_a_search_is_priced_as_if_each_run_trained_everything() -> None:
     finetune = {"steps": 50, "batch_size": 16, "num_reports": 1}
-    plan = plan_sweep(load_config({"search": {"num_trials": 5, "confirm_top": 2}, "finetune": finetune}))
+    config = load_config({"search": {"num_trials": 5, "confirm_top": 2}, "finetune": finetune})
+    plan = plan_sweep(config)
     assert plan.num_runs == 5 + 2 * 2
-    facts = build_model(ModelConfig(), num_classes=1, cache_dir=Path()).facts
-    everything = training_flops_per_image(facts, parse_selection("all", num_blocks=6))
+    cost = cost_model(config, build_model(ModelConfig(), num_classes=1, cache_dir=Path()).facts)
+    everything = cost.flops(parse_selection("all", num_blocks=6)).total
     assert plan.flops >= 9 * 800 * everything
     assert plan.precision == "bfloat16"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unfreeze.data.boxes import Crops, step_crops, view_crops
 from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec, crop_flip, normalise
+from unfreeze.data.crops import InputSpec, crop_flip, enlarge, normalise
 from unfreeze.data.prefetch import Batch, prefetched
 from unfreeze.data.stream import ImageFiles
 from unfreeze.seeding import derive_seed
@@ -162,6 +162,8 @@ def pinned(images: np.ndarray | Tensor, device: torch.device) -> Tensor:
 def eval_view(images: Tensor, spec: InputSpec) -> Tensor:
     """Centre crop (or enlargement) and normalisation: uint8 (B, S, S, 3) → float32 (B, 3, H, W)."""
     size, stored = spec.image_size, images.shape[1]
+    if stored < size and images.device.type == "cpu":  # four times as fast there
+        return enlarge(images, spec, spec.interpolation)
     if stored > size:
         start = (stored - size) // 2
         images = images[:, start : start + size, start : start + size]

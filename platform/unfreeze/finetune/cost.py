@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from unfreeze.components.selection import Selection, count_trainable, parse_selection
 from unfreeze.config import Config, FinetuneConfig
 from unfreeze.errors import ModelError
+from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import COMPONENTS, ModelFacts
 
 _FLOAT32 = 4  # bytes; of weights, gradients, optimizer state and the residual stream, whatever the autocast
@@ -67,6 +68,22 @@ class StepTime:
 
     def seconds(self, flops: float) -> float:
         return self.overhead_s + flops / self.flops_per_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialCost:
+    """What one trial will take."""
+
+    selection: str
+    num_trained: int  # parameters, head included
+    trained_share: float  # of the model's
+    num_steps: int
+    images: int  # seen in training, over all workers
+    flops_per_step: float  # of one worker
+    flops_share: float  # of training `all`
+    memory: MemoryCost
+    step_s: float
+    total_s: float  # training and validation; reading and augmenting images is not in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +191,24 @@ class CostModel:
         nothing = parse_selection("none", num_blocks=self.model.num_blocks)
         plain = CostModel(self.model, FinetuneConfig())  # no cache holds validation images
         return plain.flops(nothing).forward * num_images / self.num_workers
+
+    def trial(self, selection: Selection, time: StepTime, *, num_train: int, num_val: int) -> TrialCost:
+        """The cost of a trial on ``num_train`` images, validated on ``num_val``."""
+        num_steps = num_steps_of(self.config, num_train)
+        num_reports = len(report_steps(num_steps, self.config.num_reports))
+        step_s = time.seconds(self.flops_per_step(selection))
+        return TrialCost(
+            selection=str(selection),
+            num_trained=self.num_trained(selection),
+            trained_share=self.num_trained(selection) / self.model.num_parameters,
+            num_steps=num_steps,
+            images=num_steps * self.config.batch_size,
+            flops_per_step=self.flops_per_step(selection),
+            flops_share=self.flops_share(selection),
+            memory=self.memory(selection),
+            step_s=step_s,
+            total_s=num_steps * step_s + num_reports * self.validation_flops(num_val) / time.flops_per_s,
+        )
 
     def memory(self, selection: Selection) -> MemoryCost:
         """Peak memory of one worker, training and validation."""

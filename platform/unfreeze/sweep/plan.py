@@ -14,6 +14,7 @@ from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.config import Config, DataConfig, ModelConfig
 from unfreeze.data.decode import list_files
 from unfreeze.errors import DataError
+from unfreeze.finetune.cost import cost_model
 from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import COMPONENTS, ModelFacts
 from unfreeze.search.grid import GridPlanner
@@ -97,8 +98,9 @@ def plan_sweep(config: Config) -> SweepPlan:
     val_images = len(report_steps(steps, finetune.num_reports)) * sizes.val
     test_images = sizes.test if config.search.select_on == "test" else 0
     selections = _selections(config, model)
-    training = steps * finetune.batch_size * sum(training_flops_per_image(model, selection) for selection in selections)
-    evaluation = len(selections) * (val_images + test_images) * forward_flops_per_image(model)
+    cost = cost_model(config, model)
+    training = steps * finetune.batch_size * sum(cost.flops(selection).total for selection in selections)
+    evaluation = len(selections) * (cost.validation_flops(val_images + test_images) * cost.num_workers)
     return SweepPlan(
         sweep=config.sweep.name,
         num_runs=len(selections),
@@ -155,25 +157,6 @@ def terminal_plan(plans: Sequence[SweepPlan]) -> str:
 
 def _millions(count: int) -> str:
     return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.4g} M"
-
-
-def forward_flops_per_image(model: ModelFacts) -> float:
-    """FLOPs of one forward pass of one image; a multiply-add is two, elementwise work is left out."""
-    return sum(sum(_forward_flops(model, group)) for group in _in_order(model))
-
-
-def training_flops_per_image(model: ModelFacts, selection: Selection) -> float:
-    """FLOPs of forward and backward pass of one image.
-
-    The backward pass computes weight gradients of what is trained, and carries gradients down to it and no further.
-    """
-    total, carries = forward_flops_per_image(model), False
-    for group in _in_order(model):
-        is_trained = group in selection.groups or group == "head"
-        linear, products = _forward_flops(model, group)
-        total += linear * (carries + is_trained) + 2 * products * (carries or is_trained)
-        carries = carries or is_trained
-    return total
 
 
 def part_sizes(config: DataConfig) -> PartSizes:
@@ -242,18 +225,3 @@ def _build(settings: str) -> ModelFacts:
     from unfreeze.models.build import build_model  # and so do torch and timm
 
     return build_model(ModelConfig(**json.loads(settings)), num_classes=1, cache_dir=Path()).facts
-
-
-def _in_order(model: ModelFacts) -> list[str]:
-    """Parameter groups as an image meets them."""
-    blocks = [f"{block}.{name}" for block in range(model.num_blocks) for name in COMPONENTS]
-    return [group for group in ("embed", *blocks, "head") if group in model.parameters]
-
-
-def _forward_flops(model: ModelFacts, group: str) -> tuple[float, float]:
-    """Products with the group's weights, and attention's products of activations."""
-    tokens = 1 if group == "head" else model.num_tokens
-    products = 4.0 * model.num_tokens**2 * model.width if group.endswith(".mha") else 0.0
-    # Positions and class token are added, not multiplied.
-    added = (model.num_tokens + 1) * model.width if group == "embed" else 0
-    return 2.0 * tokens * (model.parameters[group] - added), products
