@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 _HERE = Path(__file__).resolve().parent
@@ -17,11 +18,17 @@ if TYPE_CHECKING:
     from unfreeze.config import Config
 
 
-def launch(action: Callable[["Config"], None]) -> None:
-    """Compose the configuration from the command line and run ``action`` with it.
+def launch(action: Callable[["Config"], None], *, experiment: str | None = None) -> None:
+    """Compose the configuration from the command line, over ``experiment`` if given, and run ``action`` with it.
 
     Exit codes: 2 for what the user must mend, 130 for an interrupted sweep.
     """
+    if experiment is not None:
+        other = [argument for argument in sys.argv[1:] if argument.startswith("experiment=")]
+        if other:
+            print(f"error: this command is for experiment={experiment} alone, but got {other[0]}", file=sys.stderr)
+            sys.exit(2)
+        sys.argv.insert(1, f"experiment={experiment}")
     # Hydra alone would stop at the first unknown key; forced in, all of them reach `load_config` and its one message.
     sys.argv[1:] = [re.sub(r"^(?!hydra\.)(?=\w+\.[\w.]+=)", "++", argument) for argument in sys.argv[1:]]
 
@@ -40,3 +47,15 @@ def launch(action: Callable[["Config"], None]) -> None:
             sys.exit(130)
 
     main()
+
+
+def recompose(experiment: str, *overrides: str) -> "Config":
+    """This command line's configuration over another experiment; what is in ``overrides`` comes last. For an action.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    from unfreeze.config import load_config
+
+    given = [text for text in HydraConfig.get().overrides.task if not text.startswith("experiment=")]
+    return load_config(hydra.compose("config", overrides=[f"experiment={experiment}", *given, *overrides]))

@@ -1,6 +1,7 @@
 """One finetuning run without Ray: trial.selection, trial.learning_rate, trial.seed.
 
 python sweeps/finetune.py experiment=demo trial.selection=mha@3-5+fc1 trial.learning_rate=0.02
+python sweeps/finetune.py experiment=demo 'trial.selection="mha:lora(8)"' dry_run=true
 """
 
 from typing import TYPE_CHECKING
@@ -12,14 +13,21 @@ if TYPE_CHECKING:
 
 
 def main(config: "Config") -> None:
-    from unfreeze.sweep.single import finetune_once
+    from unfreeze.sweep.single import open_trial
+    from unfreeze.tracking.cost_report import prediction_line, terminal_cost
 
-    for report in finetune_once(config):
+    trial = open_trial(config)
+    cost = trial.cost()
+    if config.dry_run:
+        print(terminal_cost(cost))
+        return
+    for report in trial.run():
         print(
             f"{report.images_seen:>8} images  train loss {report.train_loss:.4f}  val loss {report.val_loss:.4f}  "
             f"val accuracy {report.val_accuracy:.2%}  {report.seconds:.1f} s",
             flush=True,
         )
+    print(prediction_line(cost, report.seconds))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The sweep: which components of this model should be unfrozen for this data, at which learning rate?
 
 python sweeps/vit_components.py experiment=demo
+python sweeps/vit_components.py experiment=demo dry_run=true
 ray job submit --working-dir . -- python sweeps/vit_components.py experiment=demo
 """
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 
 
 def main(config: "Config") -> None:
+    if config.dry_run:
+        from unfreeze.sweep.plan import plan_sweep, terminal_plan
+
+        print(terminal_plan([plan_sweep(config)]))
+        return
     from unfreeze.sweep.run import run_sweep
     from unfreeze.tracking.report import terminal_report
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from unfreeze.config import (
     Config,
+    PaperSet,
     PlasticityConfig,
     RivalScore,
     SearchConfig,
@@ -263,6 +264,40 @@ def test_every_experiment_loads_and_yields_to_the_command_line(name: str) -> Non
     config = load_config(composed(f"experiment={name}", "sweep.name=mine"))
     assert config.sweep.name == "mine"
     assert changed_keys(config_to_dict(load_config(composed())), config_to_dict(config)) != []
+
+
+PAPER_STEPS = {"flowers102": 5_000, "pet": 4_000, "domainnet_clipart": 20_000, "domainnet_sketch": 20_000}
+
+
+@pytest.mark.parametrize("name", get_args(PaperSet))
+def test_the_paper_s_protocol_on_each_of_its_sets(name: str) -> None:
+    config = load_config(composed(f"experiment=paper_{name}", "paper.root=/data"))
+    finetune, search = config.finetune, config.search
+    assert config.sweep.name == f"paper-{name}"
+    assert (config.model.name, config.model.layer_norm_eps) == ("vit_base_patch16_224.orig_in21k", 1e-12)
+    assert (config.model.normalization, config.data.interpolation) == ("imagenet", "bilinear")
+    assert (config.data.augment, config.data.crop_share, config.data.val_share) == ("crop_flip", 1.0, 0.2)
+    assert config.data.source_path == "/data/source"
+    assert config.data.path is not None
+    assert config.data.path.startswith("/data/")
+    corrupted = name.startswith("cifar10c_")
+    assert config.data.corruption == (name.removeprefix("cifar10c_") if corrupted else None)
+    assert config.data.severity == 5
+    assert config.data.loading == ("memory" if name.startswith("cifar") else "stream")
+    assert finetune.steps == PAPER_STEPS.get(name, 10_000)
+    assert finetune.num_reports * 1_000 == finetune.steps
+    assert (finetune.optimizer, finetune.momentum, finetune.weight_decay) == ("sgd", 0.9, 0.0)
+    assert (finetune.batch_size, finetune.micro_batch_size, finetune.clip_norm) == (512, 128, 1.0)
+    assert (finetune.warmup_steps, finetune.warmup_from_zero, finetune.precision) == (2_000, True, "float32")
+    assert search.selections == ["all", "embed", "ln1", "mha", "ln2", "fc1", "fc2"]
+    assert search.seeds == [0, 42, 3407]
+    low, high = (3e-3, 6e-2) if config.data.name == "domainnet" else (1e-3, 3e-2)
+    assert (len(search.learning_rates), min(search.learning_rates), max(search.learning_rates)) == (4, low, high)
+    assert (search.space, search.select_on) == ("grid", "val")
+
+
+def test_there_is_an_experiment_for_each_set_of_the_paper_and_no_other() -> None:
+    assert sorted(n.removeprefix("paper_") for n in EXPERIMENTS if n.startswith("paper_")) == sorted(get_args(PaperSet))
 
 
 def test_at_most_five_groups() -> None:

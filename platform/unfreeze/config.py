@@ -66,6 +66,20 @@ Corruption = Literal[
     "spatter",
     "saturate",
 ]
+# conf/experiment/paper_<set>.yaml
+PaperSet = Literal[
+    "cifar10",
+    "cifar100",
+    "cifar10c_contrast",
+    "cifar10c_gaussian_noise",
+    "cifar10c_motion_blur",
+    "cifar10c_snow",
+    "cifar10c_speckle_noise",
+    "domainnet_clipart",
+    "domainnet_sketch",
+    "flowers102",
+    "pet",
+]
 RateGroup = Literal["ln1", "mha", "ln2", "fc1", "fc2", "embed", "head"]
 
 # A typo is an error, and so is a value of another type ("3" for 3): nothing is guessed.
@@ -260,6 +274,15 @@ class ProbeConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class PaperConfig:
+    """Where the paper's data lies (conf/experiment/paper.yaml), and which sets `sweeps/paper.py` runs."""
+
+    __pydantic_config__ = _STRICT
+    root: str = "./datasets"  # folder or s3://bucket/prefix
+    sets: Annotated[list[PaperSet], Field(min_length=1)] = field(default_factory=lambda: list(get_args(PaperSet)))
+
+
+@dataclass(kw_only=True, slots=True)
 class Config:
     __pydantic_config__ = _STRICT
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -273,6 +296,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     trial: TrialConfig = field(default_factory=TrialConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    paper: PaperConfig = field(default_factory=PaperConfig)
     dry_run: bool = False  # print what would run and what it would cost, start nothing
 
 
@@ -323,12 +347,14 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     yield from _data_contradictions(config.data)
     yield from _finetune_contradictions(config.finetune)
+    yield from _shard_contradictions(config.finetune, config.cluster.workers_per_trial)
+    yield from _mixing_contradictions(config.finetune, config.cluster.workers_per_trial)
     yield from _search_contradictions(config.search)
-    if config.search.select_on == "test" and config.sweep.checkpoint_gib:
+    if config.search.space == "grid" and config.sweep.checkpoint_gib:
         yield (
             ("search", "sweep"),
-            f"search.select_on=test opens the test for every trial, so all checkpoints are kept: sweep.checkpoint_gib "
-            f"must be 0, but got {config.sweep.checkpoint_gib:g}",
+            f"a grid is judged when it is complete, so all its checkpoints are kept: sweep.checkpoint_gib must be 0, "
+            f"but got {config.sweep.checkpoint_gib:g}",
         )
     if config.finetune.prefix_cache_gib and config.data.augment != "none" and not config.data.num_views:
         yield (
@@ -366,6 +392,37 @@ def _finetune_contradictions(finetune: FinetuneConfig) -> Iterator[tuple[tuple[s
         yield (
             ("finetune",),
             f"finetune.warmup_steps must be below finetune.steps, but got {finetune.warmup_steps} and {finetune.steps}",
+        )
+
+
+def _shard_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[tuple[tuple[str, ...], str]]:
+    if not finetune.shard:
+        return
+    if workers < 2:
+        yield (
+            ("finetune", "cluster"),
+            f"finetune.shard=true spreads a model over workers, but got cluster.workers_per_trial={workers}",
+        )
+    unfit = [name for name in ("prefix_cache_gib", "compile", "ema_decay") if getattr(finetune, name)]
+    if unfit:
+        listing = ", ".join(f"finetune.{name}" for name in unfit)
+        yield ("finetune",), f"finetune.shard=true works without {listing}: switch off one or the other"
+
+
+def _mixing_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[tuple[tuple[str, ...], str]]:
+    if not (finetune.mixup_alpha or finetune.cutmix_alpha):
+        return
+    if finetune.batch_size % (2 * workers):
+        yield (
+            ("finetune", "cluster"),
+            f"mixup and cutmix mix neighbours, so each worker needs an even share of finetune.batch_size, but got "
+            f"{finetune.batch_size} images for {workers} workers",
+        )
+    if finetune.prefix_cache_gib:
+        yield (
+            ("finetune",),
+            f"mixup and cutmix mix pixels, which a cache of activations does not hold: set "
+            f"finetune.prefix_cache_gib=0, but got {finetune.prefix_cache_gib:g}",
         )
 
 

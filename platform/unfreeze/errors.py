@@ -33,6 +33,10 @@ class CheckpointError(UnfreezeError):
     """A checkpoint is damaged or belongs to another base model."""
 
 
+class DeviceMemoryError(UnfreezeError):
+    """A training step does not fit into the memory of its device."""
+
+
 class BudgetError(UnfreezeError):
     """No selection of the search space fits the budget."""
 

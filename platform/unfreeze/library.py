@@ -14,10 +14,17 @@ from torch import nn
 from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.mapping import check_supported
 from unfreeze.components.selection import parse_selection
-from unfreeze.config import PlasticityConfig, load_config
-from unfreeze.data.catalog import STORED_PER_INPUT, Part
+from unfreeze.config import DataConfig, PlasticityConfig, load_config
+from unfreeze.data.catalog import Part
 from unfreeze.data.crops import InputSpec
-from unfreeze.data.decode import check_bad_files, decode_files, list_files, make_array, square
+from unfreeze.data.decode import (
+    check_bad_files,
+    decode_files,
+    list_files,
+    make_array,
+    square,
+    stored_side,
+)
 from unfreeze.errors import ConfigError, DataError, ModelError
 from unfreeze.models.build import weights_digest
 from unfreeze.plasticity.estimator import check_device
@@ -135,7 +142,7 @@ def _input_spec(model: nn.Module) -> InputSpec:
 
 def _load(images: Images, role: str, spec: InputSpec, config: PlasticityConfig) -> Part:
     """At most as many images as can be in a pair, chosen by seed; reading the rest would be for nothing."""
-    size = round(spec.image_size * STORED_PER_INPUT)
+    size = stored_side(spec.image_size, DataConfig().crop_share)
 
     def choose(count: int) -> list[int]:
         order = np.random.default_rng(derive_seed(config.seed, "library", role)).permutation(count)

@@ -57,7 +57,8 @@ class TrialRecord:
     state: TrialState
     reports: tuple[TrialReport, ...] = ()
     trainable_parameters: int = 0  # head included
-    checkpoint: str | None = None  # key of the best-validation delta checkpoint, below the sweep
+    checkpoint: str | None = None  # key of the best-validation delta checkpoint, below the sweep; None: deleted
+    checkpoint_bytes: int = 0  # of its tensors
     error: str | None = None
     slot: str | None = None  # who ran it last
     attempts: int = 1  # 1 + the times it was taken up again
@@ -164,6 +165,9 @@ class ModelFacts:
     create_kwargs: dict[str, Any]  # timm.create_model(name, **create_kwargs) gives the architecture
     num_tokens: int = 0  # of an image, class token and registers included
     width: int = 0  # of a token
+    plain: bool = False  # its blocks are LN1, attention, LN2, FC1, FC2 and nothing else
+    first_token: bool = False  # plain, and the classifier reads the class token alone
+    lora_sizes: dict[str, int] = field(default_factory=dict)  # "3.mha" → parameters of a rank-1 update; absent: none
 
     @property
     def num_parameters(self) -> int:
@@ -187,7 +191,7 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recommendation:
-    """The (selection, learning rate) with the best mean validation accuracy, and what that mean rests on."""
+    """A selection at its chosen learning rate, and what the choice rests on."""
 
     selection: str
     learning_rate: float
@@ -195,7 +199,14 @@ class Recommendation:
     val_accuracy_sd: float | None  # over seeds; None with one seed
     num_seeds: int
     trainable_parameters: int
-    trial_ids: tuple[str, ...]  # best first; the first one's checkpoint is exported
+    trial_ids: tuple[str, ...]  # best on validation first; its checkpoint is exported if this is what is recommended
+    test_accuracy: float | None = None  # mean over seeds; given only where it made the choice (search.select_on=test)
+    test_accuracy_sd: float | None = None
+
+    @property
+    def select_on(self) -> str:
+        """The images that chose."""
+        return "val" if self.test_accuracy is None else "test"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,6 +226,19 @@ class Correlation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TestResult:
+    """One trial's best-validation checkpoint on the test images; there are some under search.select_on=test alone."""
+
+    __test__ = False  # no test case, whatever pytest reads from the name
+    correct: int
+    num_test: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.num_test
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FinalResult:
     """The sealed test, opened once, and the exported model."""
 
@@ -228,6 +252,9 @@ class FinalResult:
     export_sha256: str
     create_kwargs: dict[str, Any]  # timm.create_model(model_name, checkpoint_path=…, **create_kwargs)
     model_name: str
+    select_on: str = (
+        "val"  # the images that chose it; "test": as the paper's code does, the seal broken for every trial
+    )
 
     @property
     def test_accuracy(self) -> float:
@@ -247,6 +274,8 @@ class Evidence:
     correlations: tuple[Correlation, ...]
     recommendation: Recommendation | None  # None when no trial finished
     final: FinalResult | None  # None before `finalize`
+    choices: tuple[Recommendation, ...] = ()  # each selection at its chosen learning rate, best first
+    num_tested: int = 0  # trials that search.select_on=test evaluated on the test images, now or in an earlier run
 
 
 def to_dict(record: Any) -> dict[str, Any]:

@@ -1,22 +1,21 @@
+from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torchvision.transforms.v2.functional as tv
 from PIL import Image
-from scipy import stats
-from torchvision.transforms import RandomResizedCrop
 
 from unfreeze.data.batches import (
     TrainBatches,
     batch_positions,
     eval_batches,
     eval_view,
+    training_views,
 )
 from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec, crop_flip, draw_crops, resize_each, resize_together
+from unfreeze.data.crops import InputSpec
 from unfreeze.data.decode import make_array
 
 CPU = torch.device("cpu")
@@ -101,6 +100,68 @@ def test_augmentation_is_drawn_anew_each_time_an_image_is_seen() -> None:
     assert all(not torch.equal(image, first[0][position]) for image, position in zip(again[0], order, strict=True))
 
 
+@pytest.mark.parametrize(("augment", "num_views"), [("none", 0), ("crop_flip", 0), ("crop_flip", 3)])
+def test_iterating_gives_what_get_gives(augment: str, num_views: int) -> None:
+    source = batches(make_part(20), augment=augment, num_views=num_views)
+    seen = list(source.iterate(2, 7))
+    assert len(seen) == 5
+    for step, (images, labels) in enumerate(seen, 2):
+        assert torch.equal(images, source.get(step)[0])
+        assert torch.equal(labels, source.get(step)[1])
+    assert list(source.iterate(7, 7)) == []
+
+
+def test_positions_are_those_of_the_images() -> None:
+    part = make_part(20)
+    for rank in range(3):
+        source = batches(part, rank=rank, world_size=3)
+        positions, views = source.positions(4)
+        assert positions.dtype == views.dtype == np.int64
+        assert part.labels[positions].tolist() == source.get(4)[1].tolist()
+        assert views.tolist() == [0] * 4
+
+
+def test_an_epoch_shows_each_image_once_in_its_view() -> None:
+    num_images, num_views, batch_size = 10, 3, 4
+    source = batches(make_part(num_images), batch_size=batch_size, augment="crop_flip", num_views=num_views)
+    shown = [pair for step in range(15) for pair in zip(*source.positions(step), strict=True)]
+    for epoch in range(6):
+        part = shown[epoch * num_images : (epoch + 1) * num_images]
+        assert sorted(position for position, _ in part) == list(range(num_images))
+        assert {view for _, view in part} == {epoch % num_views}
+
+
+def test_fixed_views_are_the_same_for_every_trial_and_number_of_workers() -> None:
+    part = make_part(10, size=16)
+    pictures: dict[tuple[int, int], torch.Tensor] = {}
+    times: Counter[tuple[int, int]] = Counter()
+    for seed, world_size in ((0, 1), (1, 1), (2, 2)):
+        for rank in range(world_size):
+            settings = {"seed": seed, "rank": rank, "world_size": world_size, "batch_size": 4, "num_views": 2}
+            source = batches(part, augment="crop_flip", **settings)
+            for step in range(10):
+                images, _ = source.get(step)
+                for position, view, image in zip(*source.positions(step), images, strict=True):
+                    key = (int(position), int(view))
+                    times[key] += 1
+                    torch.testing.assert_close(image, pictures.setdefault(key, image))
+    assert set(times) == {(position, view) for position in range(10) for view in range(2)}
+    assert all(not torch.equal(pictures[position, 0], pictures[position, 1]) for position in range(10))
+    positions, views = (np.array(column) for column in zip(*pictures, strict=True))
+    together = training_views(part, positions, views, spec(8), augment="crop_flip", device=CPU)
+    torch.testing.assert_close(together, torch.stack(list(pictures.values())))
+
+
+def test_without_augmentation_there_is_one_view_that_of_evaluation() -> None:
+    part = make_part(6, size=10)
+    source = batches(part, batch_size=6, num_views=4)
+    positions, views = source.positions(9)
+    assert views.tolist() == [0] * 6
+    expected = eval_view(torch.from_numpy(part.take(positions)), spec(8))
+    assert torch.equal(source.get(9)[0], expected)
+    assert torch.equal(training_views(part, positions, views, spec(8), augment="none", device=CPU), expected)
+
+
 def test_augmented_pixels_are_pixels_of_the_image() -> None:
     part = make_part(20, size=16)
     images, labels = batches(part, augment="crop_flip").get(0)
@@ -137,73 +198,18 @@ def test_eval_view_crops_the_centre(stored: int, size: int) -> None:
         np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(("stored", "size"), [(8, 9), (8, 32), (32, 224), (1, 8)])
-def test_eval_view_enlarges_as_pil_does(stored: int, size: int) -> None:
+def test_eval_view_enlarges_as_pil_does(stored: int, size: int, interpolation: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, stored, stored, 3), dtype=np.uint8)
-    view = eval_view(torch.from_numpy(images), spec(size))
+    view = eval_view(torch.from_numpy(images), replace(spec(size), interpolation=interpolation))
     for image, result in zip(images, view, strict=True):
         channels = [Image.fromarray((image[..., c] / 255).astype(np.float32)) for c in range(3)]
-        enlarged = [np.asarray(channel.resize((size, size), Image.Resampling.BICUBIC)) for channel in channels]
+        enlarged = [
+            np.asarray(channel.resize((size, size), Image.Resampling[interpolation.upper()])) for channel in channels
+        ]
         expected = normalised(np.stack(enlarged, axis=-1).clip(0, 1).astype(np.float64))
         np.testing.assert_allclose(result.numpy(), expected, atol=2e-5)
-
-
-def boxed(images: torch.Tensor, boxes: list[tuple[int, int, int, int]], flips: list[bool], side: int) -> torch.Tensor:
-    return crop_flip(images, torch.tensor(boxes), torch.tensor(flips), spec(side))
-
-
-def as_torchvision(image: torch.Tensor, box: tuple[int, int, int, int], flip: bool, side: int) -> torch.Tensor:
-    """The same by torchvision, image by image, on a float64 image."""
-    left, top, width, height = box
-    pixels = image.permute(2, 0, 1).double() / 255
-    resized = tv.resized_crop(pixels, top, left, height, width, [side, side], antialias=True)
-    resized = tv.hflip(resized) if flip else resized
-    return (resized - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-
-
-@pytest.mark.parametrize("side", [1, 5, 8, 24, 224])
-@pytest.mark.parametrize("resize", [resize_each, resize_together])
-def test_a_crop_is_torchvisions(resize: Any, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boxes at the corners, of one pixel, narrow, whole; enlarged and shrunk; both ways round."""
-    monkeypatch.setattr("unfreeze.data.crops.resize_each", resize)
-    stored = 16
-    images = torch.from_numpy(make_part(8, size=stored).take(np.arange(8)))
-    boxes = [(0, 0, 16, 16), (0, 0, 1, 1), (15, 15, 1, 1), (3, 2, 9, 5), (10, 0, 6, 16), (0, 12, 16, 4), (5, 5, 2, 11)]
-    boxes.append((1, 1, 14, 14))
-    for flips in ([False] * 8, [True, False] * 4):
-        result = boxed(images, boxes, flips, side)
-        expected = [as_torchvision(*each, side) for each in zip(images, boxes, flips, strict=True)]
-        torch.testing.assert_close(result, torch.stack(expected).float(), atol=1e-4, rtol=0)
-
-
-def test_a_crop_is_pillows_to_the_rounding_of_its_8_bits() -> None:
-    images = torch.from_numpy(make_part(3, size=40).take(np.arange(3)))
-    boxes = [(0, 0, 40, 40), (7, 3, 30, 21), (20, 10, 12, 29)]
-    pixels = boxed(images, boxes, [False] * 3, 17) * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
-    for image, (left, top, width, height), result in zip(images, boxes, pixels, strict=True):
-        cropped = Image.fromarray(image.numpy()).crop((left, top, left + width, top + height))
-        expected = np.asarray(cropped.resize((17, 17), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        assert np.abs(result.numpy() * 255 - expected).max() < 1.01  # Pillow rounds after either axis
-
-
-@pytest.mark.parametrize("stored", [9, 32, 256])
-def test_boxes_are_drawn_as_torchvision_draws_them(stored: int) -> None:
-    """Same range, and the same distribution of area, ratio and place, by Kolmogorov's and Smirnov's test."""
-    count = 3000
-    boxes, flips = draw_crops(count, stored=stored, seed=3)
-    left, top, width, height = boxes.T
-    assert (boxes[:, :2] >= 0).all()
-    assert (width >= 1).all() and (height >= 1).all()  # noqa: PT018
-    assert (left + width <= stored).all() and (top + height <= stored).all()  # noqa: PT018
-    torch.manual_seed(0)
-    image = torch.empty(1, stored, stored)
-    theirs = torch.tensor([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)])
-    their_top, their_left, their_height, their_width = theirs.T
-    pairs = [(width * height, their_width * their_height), (width / height, their_width / their_height)]
-    pairs += [(left, their_left), (top, their_top)]
-    for ours, other in pairs:
-        assert stats.ks_2samp(ours.numpy(), other.numpy()).pvalue > 1e-3
-    assert abs(flips.float().mean().item() - 0.5) < 0.05
 
 
 def test_crops_lie_inside_the_image_and_vary() -> None:

@@ -1,18 +1,19 @@
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import boto3
 import numpy as np
 import pytest
-import torchvision.datasets
 from PIL import Image
 
 from unfreeze.config import DataConfig
 from unfreeze.data import catalog
 from unfreeze.data.catalog import Part, load_source, load_test, load_train_val
+from unfreeze.data.decode import stored_side
 from unfreeze.data.stage import local_tree, stage_file
 from unfreeze.errors import DataError
 
@@ -204,6 +205,49 @@ def test_a_class_whose_files_are_all_unreadable_is_named(config: DataConfig) -> 
         load_train_val(config, image_size=8)
 
 
+def test_a_validation_class_whose_files_are_all_unreadable_is_named(config: DataConfig) -> None:
+    root = plant(config, {**WITH_VAL, "val/cat": 1})
+    (root / "val" / "cat" / "0.png").write_bytes(b"")
+    config.max_bad_share = 0.5
+    with pytest.raises(DataError, match="no validation image of class cat"):
+        load_train_val(config, image_size=8)
+
+
+def test_a_corruption_changes_the_downstream_images_and_no_others(config: DataConfig) -> None:
+    config.source_path = str(plant(config, SEPARATE))
+
+    def parts() -> list[Part]:
+        dataset = load_train_val(config, image_size=8)
+        return [dataset.train, dataset.val, load_test(config, image_size=8), load_source(config, image_size=8)]
+
+    clear = parts()
+    for severity in (3, 5):
+        config.corruption, config.severity = "gaussian_noise", severity
+        noisy = parts()
+        again = parts()
+        for one, other, repeated in zip(clear, noisy, again, strict=True):
+            assert (one.digest == other.digest) == (one is clear[3])
+            assert other.digest == repeated.digest
+            assert one.labels.tolist() == other.labels.tolist()
+        distance = np.abs(noisy[0].take(np.arange(15)).astype(int) - clear[0].take(np.arange(15))).mean()
+        assert distance > 5
+    assert len(set(contents(noisy[1]))) == len(noisy[1])  # each image's noise is its own
+
+
+def test_digits_can_be_corrupted(tmp_path: Path) -> None:
+    config = DataConfig(cache_dir=str(tmp_path))
+    clear = load_test(config, image_size=8)
+    config.corruption = "contrast"
+    assert load_test(config, image_size=8).digest != clear.digest
+
+
+def test_frost_cannot_be_made(config: DataConfig) -> None:
+    plant(config, SEPARATE)
+    config.corruption = "frost"
+    with pytest.raises(DataError, match="photographs"):
+        load_train_val(config, image_size=8)
+
+
 def test_a_changed_image_is_decoded_again(config: DataConfig) -> None:
     root = plant(config, SINGLE)
     before = load_train_val(config, image_size=8)
@@ -221,6 +265,26 @@ def test_the_stored_side_leaves_room_for_a_centre_crop(config: DataConfig) -> No
     for path in root.rglob("*.png"):
         Image.open(path).resize((300, 260)).save(path)
     assert load_train_val(config, image_size=224).train.array.images.shape[1:] == (256, 256, 3)
+    config.crop_share = 1.0
+    assert load_train_val(config, image_size=224).train.array.images.shape[1:] == (224, 224, 3)
+    assert load_source(replace(config, source_path=config.path), image_size=224).array.images.shape[1] == 224
+
+
+@pytest.mark.parametrize("image_size", [8, 32, 96, 112, 224, 384])
+def test_the_default_crop_share_is_224_of_256(image_size: int) -> None:
+    assert stored_side(image_size, DataConfig().crop_share) == round(image_size * 256 / 224)
+
+
+def test_interpolation_is_told_apart_in_the_cache(config: DataConfig) -> None:
+    root = plant(config, SINGLE)
+    rng = np.random.default_rng(0)
+    for path in root.rglob("*.png"):
+        Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(path)
+    cubic = load_train_val(config, image_size=8)
+    config.interpolation = "bilinear"
+    linear = load_train_val(config, image_size=8)
+    assert linear.digest != cubic.digest
+    assert load_train_val(config, image_size=8).digest == linear.digest
 
 
 def test_digits(tmp_path: Path) -> None:
@@ -263,73 +327,6 @@ def test_a_source_tree_without_images_is_refused(config: DataConfig, tmp_path: P
     config.source_path = str(tmp_path / "empty")
     with pytest.raises(DataError, match=f"no image files below {tmp_path / 'empty'}"):
         load_source(config, image_size=8)
-
-
-class FakeSet:
-    """The constructor and the sequence of a torchvision set; each part's images have a red value of their own."""
-
-    classes: ClassVar[list[str]] = ["cat", "dog"]
-    read: ClassVar[list[int]] = []
-    REDS: ClassVar[dict[Any, int]] = {True: 10, "train": 10, "trainval": 10, "val": 20, False: 30, "test": 30}
-
-    def __init__(self, root: str, *, download: bool = False, **part: Any) -> None:
-        assert download
-        assert Path(root).is_absolute()
-        (which,) = part.values()
-        self.red = self.REDS[which]
-        self.num_images = {10: 20, 20: 6, 30: 10}[self.red]
-
-    def __len__(self) -> int:
-        return self.num_images
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        if index >= self.num_images:
-            raise IndexError(index)
-        self.read.append(self.red)
-        return Image.new("RGB", (12, 10), (self.red, index, 0)), index % 2
-
-
-@pytest.mark.parametrize(
-    ("name", "torchvision_name", "own_val"),
-    [
-        ("cifar10", "CIFAR10", False),
-        ("cifar100", "CIFAR100", False),
-        ("flowers102", "Flowers102", True),
-        ("pet", "OxfordIIITPet", False),
-    ],
-)
-def test_torchvision_sets(
-    config: DataConfig, monkeypatch: pytest.MonkeyPatch, name: Any, torchvision_name: str, own_val: bool
-) -> None:
-    reads: list[int] = []
-    fake = type(torchvision_name, (FakeSet,), {"read": reads})
-    monkeypatch.setattr(torchvision.datasets, torchvision_name, fake)
-    config.name = name
-    dataset = load_train_val(config, image_size=224)
-    assert dataset.classes == ("cat", "dog")
-    assert 30 not in reads
-    assert dataset.num_test == 10
-    assert class_counts(dataset.train) == ([10, 10] if own_val else [8, 8])
-    assert set(dataset.train.take(np.arange(len(dataset.train)))[..., 0].flat) == {10}
-    assert set(dataset.val.take(np.arange(len(dataset.val)))[..., 0].flat) == {20 if own_val else 10}
-    assert set(contents(dataset.train)).isdisjoint(contents(dataset.val))
-    sealed = load_test(config, image_size=224)
-    assert class_counts(sealed) == [5, 5]
-    assert sealed.array.images.shape == (10, 10, 10, 3)
-    assert set(sealed.array.images[..., 0].flat) == {30}
-    num_reads = len(reads)
-    assert contents(load_train_val(config, image_size=224).train) == contents(dataset.train)
-    assert len(reads) == num_reads
-
-
-def test_a_failed_download_says_where(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(root: str, **part: Any) -> None:
-        raise RuntimeError("File not found or corrupted.")
-
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
-    config.name = "cifar10"
-    with pytest.raises(DataError, match=f"data=cifar10 could not be downloaded to {config.path}: File not found"):
-        load_train_val(config, image_size=32)
 
 
 @pytest.fixture

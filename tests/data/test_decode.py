@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from unfreeze.data.corrupt import Shift
 from unfreeze.data.decode import (
     ImageArray,
+    Squares,
     cached,
     check_bad_files,
     decode_files,
+    decode_sequence,
     fingerprint,
     list_files,
     make_array,
@@ -89,10 +92,18 @@ def test_a_palette_with_transparency_decodes_quietly(tmp_path: Path) -> None:
     assert decode_one(tmp_path, content).shape == (16, 16, 3)
 
 
-def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_an_animation_gives_its_first_frame(tmp_path: Path, kind: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
-    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     assert (decode_one(tmp_path, content) == [255, 0, 0]).all()
+
+
+def test_floats_and_thirty_two_bits_decode(tmp_path: Path) -> None:
+    for mode in ("I", "F"):
+        pixels = decode_one(tmp_path, encoded(photo().convert(mode), "TIFF"))
+        assert np.abs(pixels[..., 0].astype(int) - np.asarray(photo().convert("L").crop((4, 0, 20, 16)))).max() <= 1
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 7), (7, 1), (3, 2)])
@@ -129,6 +140,27 @@ def test_small_images_are_stored_small(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(encoded(photo(*size), "PNG"))
     assert decode_files(tmp_path, ["a", "b", "c"], [0, 1, 0], size=256).images.shape == (3, 12, 12, 3)
     assert decode_files(tmp_path, ["a", "b", "c"], [0, 1, 0], size=10).images.shape == (3, 10, 10, 3)
+
+
+def test_squares_are_resized_as_told(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(photo(60, 40), "PNG"))
+    for kind in ("bicubic", "bilinear"):
+        (pixels,) = decode_files(tmp_path, ["a.png"], [0], size=16, interpolation=kind).images
+        expected = photo(60, 40).resize((16, 16), Image.Resampling[kind.upper()], box=(10, 0, 50, 40))
+        assert np.array_equal(pixels, np.asarray(expected))
+
+
+def test_a_sequence_is_stored_as_files_are(tmp_path: Path) -> None:
+    """Also where the sides differ: all smaller than asked for, some, none; each image held on its own."""
+    pictures = [photo(*size) for size in ((8, 30), (12, 12), (40, 20))]
+    for index, picture in enumerate(pictures):
+        (tmp_path / f"{index}").write_bytes(encoded(picture, "PNG"))
+    shift = Shift("gaussian_noise", 2, 0)
+    for size in (6, 10, 64):
+        squares = Squares(size, "bilinear", shift)
+        array = decode_sequence([(picture, index) for index, picture in enumerate(pictures)], squares)
+        files = decode_files(tmp_path, ["0", "1", "2"], [0, 1, 2], size=size, interpolation="bilinear", shift=shift)
+        assert array.digest == files.digest
 
 
 PNG, JPEG = encoded(photo(), "PNG"), encoded(photo(200, 200), "JPEG")

@@ -106,13 +106,18 @@ def test_what_this_machine_cannot_see_has_no_description(name: str, trees: dict[
         {"data": {"name": "digits", "val_share": 0.3}},
         {"data": {"name": "digits", "test_share": 0.3}},
         {"data": {"name": "digits", "max_train_images": 100}},
+        {"data": {"name": "digits", "corruption": "fog"}},
+        {"data": {"name": "digits", "crop_share": 1.0}},
+        {"data": {"name": "digits", "interpolation": "bilinear"}},
     ],
 )
 def test_an_option_that_decides_is_told(sections: dict[str, Any]) -> None:
     assert described(load_config(sections)) != described(load_config({}))
 
 
-@pytest.mark.parametrize("sections", [{"data": {"cache_dir": "/elsewhere"}}, {"finetune": {"epochs": 1.0}}])
+@pytest.mark.parametrize(
+    "sections", [{"data": {"cache_dir": "/elsewhere"}}, {"data": {"num_workers": 7}}, {"finetune": {"epochs": 1.0}}]
+)
 def test_an_option_that_does_not_decide_is_not(sections: dict[str, Any]) -> None:
     assert described(load_config(sections)) == described(load_config({}))
 
@@ -129,6 +134,27 @@ def test_torchvision_s_folder_is_not_looked_at(trees: dict[str, str], tmp_path: 
     before = described(config)
     plant(tmp_path / "downloads", "cifar-10-batches-py/data_batch_1")
     assert described(config) == before
+
+
+@pytest.mark.parametrize("name", ["cifar10c", "cifar100c"])
+def test_arrays_of_the_user_s_own_are_looked_at(name: str, tmp_path: Path) -> None:
+    plant(tmp_path, "c/fog.npy", "c/labels.npy", "source/1.png")
+    data = {"name": name, "path": str(tmp_path / "c"), "corruption": "fog", "source_path": str(tmp_path / "source")}
+    config = load_config({"data": data})
+    before = described(config)
+    rewrite(tmp_path / "c" / "fog.npy")
+    assert described(config) != before
+
+
+def test_of_domainnet_the_domain_alone_is_looked_at(tmp_path: Path) -> None:
+    plant(tmp_path, "d/sketch/a/1.png", "d/clipart/a/1.png", "source/1.png")
+    data = {"name": "domainnet", "path": f"{tmp_path}/d/", "domain": "sketch", "source_path": str(tmp_path / "source")}
+    config = load_config({"data": data})
+    before = described(config)
+    rewrite(tmp_path / "d" / "clipart" / "a" / "1.png")
+    assert described(config) == before
+    rewrite(tmp_path / "d" / "sketch" / "a" / "1.png")
+    assert described(config) != before
 
 
 # --- S3 ---------------------------------------------------------------------------------------------------------------

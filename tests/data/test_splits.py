@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unfreeze.data.splits import stratified_split, stratified_subset
+from unfreeze.data.splits import paper_split, stratified_split, stratified_subset
 from unfreeze.errors import DataError
 
 SIZES = st.lists(st.integers(2, 30), min_size=1, max_size=6)
@@ -85,3 +85,18 @@ def test_subsets_differ_by_seed() -> None:
 def test_a_limit_below_the_number_of_classes_is_refused() -> None:
     with pytest.raises(DataError, match="val images: 2 images cannot hold one of each of 3 classes"):
         stratified_subset(shuffled_labels([4, 5, 6]), 2, seed=0, purpose="val images")
+
+
+@pytest.mark.parametrize("num_images", [10, 101, 10_000])
+def test_the_paper_s_split_is_sorted_and_covers_everything_once(num_images: int) -> None:
+    train, test = paper_split(num_images)
+    assert len(train) == int(0.8 * num_images)
+    assert sorted([*train, *test]) == list(range(num_images))
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(test) > 0).all()
+
+
+def test_the_paper_s_split_is_that_of_seed_42() -> None:
+    """NumPy's legacy generator is frozen, so these numbers are for ever."""
+    assert paper_split(10)[1].tolist() == [3, 6]
+    assert paper_split(20)[1].tolist() == [6, 7, 10, 14]

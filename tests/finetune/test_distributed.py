@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from unfreeze.config import FinetuneConfig, ModelConfig
 from unfreeze.data.catalog import Dataset, Part
 from unfreeze.data.decode import make_array
+from unfreeze.finetune.checkpoint import Checkpoint
 from unfreeze.finetune.loop import Diverged, Worker, finetune
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_model
@@ -34,7 +35,7 @@ TRIALS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def run_trials(worker: Worker) -> list[dict[str, Any]]:
+def run_trials(worker: Worker, *, shard: bool = False) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
 
     def part(count: int) -> Part:
@@ -45,7 +46,7 @@ def run_trials(worker: Worker) -> list[dict[str, Any]]:
     kwargs = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 16}
     config = ModelConfig(name="unfreeze_tiny", weights="random", kwargs=kwargs)
     base = build_model(config, num_classes=4, cache_dir=Path("unused"))
-    warm = WarmModel(base, torch.device("cpu"))
+    warm = WarmModel(base, torch.device("cpu"), shard=shard)
     results = []
     for index, (selection, settings) in enumerate(TRIALS):
         settings = {"epochs": 12 * 8 / 45, "batch_size": 8, "num_reports": 4, "eval_batch_size": 6, **settings}
@@ -53,10 +54,19 @@ def run_trials(worker: Worker) -> list[dict[str, Any]]:
         spec = TrialSpec(index=index, selection=selection, learning_rate=rate, seed=7, origin="search")
         result: dict[str, Any] = {"reports": [], "state": "finished"}
         try:
+            checkpoint = None
             for progress in finetune(warm, data, spec, FinetuneConfig(**settings), augment=augment, worker=worker):
                 result["reports"] = [asdict(report) for report in progress.reports]
+                if len(progress.reports) == 2:
+                    checkpoint = Checkpoint.from_bytes(progress.checkpoint.to_bytes(), base_digest=base.facts.digest)
+                    checkpoint = replace(checkpoint, reports=progress.reports)
         except Diverged:
             result["state"] = "diverged"
+        if shard and result["state"] == "finished":  # taken up again, it goes on as it did
+            resumed = finetune(
+                warm, data, spec, FinetuneConfig(**settings), augment=augment, worker=worker, resume=checkpoint
+            )
+            result["resumed"] = [asdict(report) for progress in resumed for report in progress.reports[-1:]]
         results.append(result)
     return results
 
@@ -85,13 +95,15 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
         for worker in workers:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
-    found = {f"rank {rank}": json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)}
-    return {"alone": alone, **found}
+    first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
+    return {"alone": alone, **first, **second}
 
 
+@pytest.mark.parametrize("kind", ["rank", "sharded"])
 @pytest.mark.parametrize("index", range(len(TRIALS)))
-def test_two_workers_report_what_one_does(index: int, outcomes: dict[str, list[dict[str, Any]]]) -> None:
-    alone, first, second = (outcomes[name][index] for name in ("alone", "rank 0", "rank 1"))
+def test_two_workers_report_what_one_does(index: int, kind: str, outcomes: dict[str, list[dict[str, Any]]]) -> None:
+    """With a copy of the model each (DDP), and with a share of it each (FSDP2)."""
+    alone, first, second = (outcomes[name][index] for name in ("alone", f"{kind} 0", f"{kind} 1"))
     assert alone["state"] == first["state"] == second["state"] == ("diverged" if index == 2 else "finished")
     if index == 2:
         return
@@ -104,12 +116,16 @@ def test_two_workers_report_what_one_does(index: int, outcomes: dict[str, list[d
         for key in ("train_loss", "val_loss"):
             assert left[key] == right[key]
             assert left[key] == pytest.approx(one[key], rel=1e-5)
+    for resumed, whole in zip(first.get("resumed", ()), first["reports"][2:], strict=False):
+        assert (resumed["train_loss"], resumed["val_loss"]) == (whole["train_loss"], whole["val_loss"])
+    assert kind == "rank" or len(first["resumed"]) == 2
 
 
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    results = run_trials(Worker(rank=rank, world_size=2))
+    worker = Worker(rank=rank, world_size=2)
+    results = {f"rank {rank}": run_trials(worker), f"sharded {rank}": run_trials(worker, shard=True)}
     (folder / f"{rank}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from unfreeze.config import FinetuneConfig
 from unfreeze.data.batches import batch_positions
 from unfreeze.data.catalog import Dataset, Part
-from unfreeze.finetune.checkpoint import Checkpoint
-from unfreeze.finetune.loop import Diverged, Progress, finetune
+from unfreeze.finetune.checkpoint import Checkpoint, restore
+from unfreeze.finetune.evaluate import evaluate
+from unfreeze.finetune.loop import Diverged, Progress, finetune, make_autocast
 from unfreeze.finetune.schedule import report_steps, total_steps
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import init_classifier
@@ -95,6 +96,7 @@ def test_interrupted_after_any_report_and_resumed_nothing_changes(
         run(other, data, make_spec("fc2", seed=5), make_config(num_reports=1))  # the slot did something else meanwhile
         checkpoint = Checkpoint.from_bytes(saved[done - 1], base_digest=other.base.facts.digest)
         assert checkpoint.spec == spec
+        checkpoint = replace(checkpoint, reports=reports[:done])
         resumed = run(other, data, spec, config, augment=augment, resume=checkpoint)
         assert resumed[:done] == reports[:done]
         assert numbers(resumed) == numbers(reports)
@@ -210,7 +212,7 @@ def test_an_error_between_two_micro_batches_leaves_no_gradient_behind(
         if len(calls) == 2:
             raise RuntimeError("out of memory")
 
-    hook = warm.module.register_forward_hook(run_out_of_memory)
+    hook = warm.module.head.register_forward_hook(run_out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         run(warm, data, make_spec("all"), make_config(micro_batch_size=4))
     hook.remove()
@@ -395,3 +397,105 @@ def test_bfloat16_stays_close_to_float32(
     reports = run(make_warm(), data, make_spec(), make_config(precision="bfloat16"))
     assert [r.train_loss for r in reports] == pytest.approx([r.train_loss for r in expected], rel=0.02)
     assert [r.train_loss for r in reports] != [r.train_loss for r in expected]
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"ema_decay": 0.9},
+        {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "label_smoothing": 0.1},
+        {"layer_decay": 0.7, "component_rates": {"head": 3.0, "fc1": 0.0}, "optimizer": "adamw"},
+        {"activation_checkpointing": True},
+    ],
+)
+def test_a_recipe_goes_on_after_an_interruption_as_if_there_had_been_none(
+    recipe: dict[str, object], data: Dataset, make_warm: MakeWarm, make_spec: MakeSpec, make_config: MakeConfig
+) -> None:
+    spec, config = make_spec("mha+fc1", learning_rate=0.02), make_config(**recipe)
+    warm = make_warm(**DROPOUT)
+    saved, reports = [], ()
+    for progress in finetune(warm, data, spec, config, augment="crop_flip"):
+        saved.append(progress.checkpoint.to_bytes())
+        reports = progress.reports
+    final = weights(warm)
+    other = make_warm(**DROPOUT)
+    for done in (1, 3):
+        checkpoint = Checkpoint.from_bytes(saved[done - 1], base_digest=other.base.facts.digest)
+        checkpoint = replace(checkpoint, reports=reports[:done])
+        resumed = run(other, data, spec, config, augment="crop_flip", resume=checkpoint)
+        assert numbers(resumed) == numbers(reports)
+        assert_same_weights(weights(other), final)
+    plain = run(make_warm(**DROPOUT), data, spec, make_config(), augment="crop_flip")
+    same = numbers(plain) == numbers(reports)
+    assert same == ("activation_checkpointing" in recipe)  # it changes what is kept, not what is computed
+
+
+def test_a_component_of_rate_zero_stays_as_it_was(
+    data: Dataset, make_warm: MakeWarm, make_spec: MakeSpec, make_config: MakeConfig
+) -> None:
+    warm = make_warm()
+    before = weights(warm)
+    run(warm, data, make_spec("mha+fc1"), make_config(component_rates={"fc1": 0.0}))
+    changed = {name for name, value in weights(warm).items() if not torch.equal(value, before[name])}
+    assert any(".attn." in name for name in changed)
+    assert not any(".fc1." in name for name in changed)
+
+
+def test_the_average_is_what_is_validated_and_kept(
+    data: Dataset, make_warm: MakeWarm, make_spec: MakeSpec, make_config: MakeConfig
+) -> None:
+    warm = make_warm()
+    progress = list(finetune(warm, data, make_spec("mha"), make_config(ema_decay=0.9), augment="none"))[-1]
+    kept = progress.checkpoint.for_evaluation()
+    assert kept.optimizer == kept.ema == {}
+    raw = weights(warm)
+    assert not torch.equal(kept.parameters["head.weight"], raw["head.weight"])
+    fresh = make_warm()
+    fresh.prepare("mha", seed=11, train_head=True)
+    restore(kept, fresh.module, None, [])
+    result = evaluate(
+        fresh.module,
+        data.val,
+        fresh.base.spec,
+        batch_size=6,
+        autocast=make_autocast("float32", torch.device("cpu")),
+        device=torch.device("cpu"),
+    )
+    assert result.loss == pytest.approx(progress.reports[-1].val_loss, rel=1e-5)
+    assert result.accuracy == progress.reports[-1].val_accuracy
+
+
+@pytest.mark.parametrize("selection", ["all", "ln1@1", "none"])
+def test_compiled_it_reports_the_same(
+    selection: str,
+    data: Dataset,
+    make_warm: MakeWarm,
+    make_spec: MakeSpec,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Traced and differentiated ahead of time as inductor would have it, without the minute that inductor takes."""
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network: whole(network, backend="aot_eager"))
+    expected = run(make_warm(), data, make_spec(selection), make_config())
+    reports = run(make_warm(), data, make_spec(selection), make_config(compile=True))
+    for ours, theirs in zip(reports, expected, strict=True):
+        assert ours.val_accuracy == theirs.val_accuracy
+        assert (ours.train_loss, ours.val_loss) == pytest.approx((theirs.train_loss, theirs.val_loss), rel=1e-5)
+
+
+def test_steps_given_outright_are_taken_whatever_the_epochs(
+    data: Dataset, make_warm: MakeWarm, make_spec: MakeSpec, make_config: MakeConfig
+) -> None:
+    config = make_config(steps=7, num_reports=7, warmup_steps=3, warmup_from_zero=True)
+    warm = make_warm()
+    _, before = warm.prepare("mha", seed=11, train_head=True), weights(warm)
+    reports: list[TrialReport] = []
+    for progress in finetune(warm, data, make_spec("mha"), config, augment="none"):
+        if not reports:  # the first step's rate is 0
+            assert_same_weights(weights(warm), before)
+        reports.append(progress.reports[-1])
+    assert [report.images_seen for report in reports] == [8 * step for step in range(1, 8)]

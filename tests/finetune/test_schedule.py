@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unfreeze.finetune.schedule import learning_rate_at, report_steps, total_steps
+from unfreeze.config import FinetuneConfig
+from unfreeze.errors import ConfigError
+from unfreeze.finetune.schedule import learning_rate_at, num_steps_of, rate_at, report_steps, total_steps
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,40 @@ def test_rates_rise_to_the_peak_then_fall_and_stay_within_it(num_steps: int, war
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert max(rates) == pytest.approx(peak)
+
+
+def test_steps_given_outright_leave_epochs_aside() -> None:
+    assert total_steps(100, epochs=3.0, batch_size=10, steps=7) == 7
+    config = FinetuneConfig(epochs=3.0, batch_size=512, steps=10_000)
+    assert num_steps_of(config, 40_000) == 10_000
+    assert num_steps_of(FinetuneConfig(epochs=3.0, batch_size=10), 100) == 30
+
+
+def test_a_warm_up_as_long_as_the_trial_is_refused() -> None:
+    config = FinetuneConfig(epochs=3.0, batch_size=10, warmup_steps=30)
+    with pytest.raises(ConfigError, match="but got 30 and 30"):
+        num_steps_of(config, 100)
+    assert num_steps_of(config, 104) == 31
+
+
+def paper_rate(step: int, *, peak: float, warmup: int, num_steps: int) -> float:
+    """The multiplier of the paper's code (a LambdaLR of warm-up and half a cosine), written out."""
+    if step < warmup:
+        return peak * step / warmup
+    return max(0.0, peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (num_steps - warmup))))
+
+
+@pytest.mark.parametrize("num_steps", [4_000, 5_000, 10_000, 20_000])
+def test_the_paper_s_schedule_step_for_step(num_steps: int) -> None:
+    config = FinetuneConfig(steps=num_steps, warmup_steps=2_000, warmup_from_zero=True)
+    rates = [rate_at(step, config, num_steps=num_steps, peak=0.03) for step in range(num_steps)]
+    expected = [paper_rate(step, peak=0.03, warmup=2_000, num_steps=num_steps) for step in range(num_steps)]
+    assert rates == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    assert (rates[0], rates[2_000]) == (0.0, 0.03)
+
+
+def test_the_configured_share_is_used_where_no_steps_are_given() -> None:
+    config = FinetuneConfig(warmup_share=0.25)
+    rates = [rate_at(step, config, num_steps=20, peak=0.4) for step in range(20)]
+    assert rates == [learning_rate_at(step, num_steps=20, peak=0.4, warmup_share=0.25) for step in range(20)]
+    assert rate_at(0, FinetuneConfig(warmup_steps=0), num_steps=20, peak=0.4) == 0.4

@@ -3,8 +3,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from unfreeze.records import TrialRecord, TrialState
-from unfreeze.search.recommend import best_configurations, recommend
+from unfreeze.records import TestResult, TrialRecord, TrialState
+from unfreeze.search.recommend import best_configurations, choose_rates, recommend
 
 MakeRecord = Callable[..., TrialRecord]
 
@@ -91,3 +91,62 @@ def test_best_configurations_are_distinct_selections_each_at_its_best_rate(make_
     assert [(record.spec.selection, record.spec.learning_rate) for record in found] == [("mha", 0.03), ("fc1", 0.01)]
     assert len(best_configurations(records, limit=10)) == 3
     assert best_configurations(records, limit=0) == []
+
+
+# --- each selection at its best rate, and the choice on test data -----------------------------------------------------
+
+
+def grid_records(make_record: MakeRecord) -> list[TrialRecord]:
+    """Two selections × two rates × two seeds; validation and test disagree on the rate of mha, and on what is best."""
+    val = {("mha", 0.01): (0.90, 0.92), ("mha", 0.1): (0.80, 0.84), ("fc1", 0.01): (0.7, 0.7), ("fc1", 0.1): (0.6, 0.8)}
+    runs = [(name, rate, seed, value) for (name, rate), values in val.items() for seed, value in enumerate(values)]
+    return [
+        make_record(index, name, [value], learning_rate=rate, seed=seed)
+        for index, (name, rate, seed, value) in enumerate(runs)
+    ]
+
+
+TESTS = {
+    f"trial-{index:05d}": TestResult(correct=correct, num_test=100)
+    for index, correct in enumerate([70, 72, 75, 79, 95, 97, 10, 20])
+}
+
+
+def test_each_selection_at_its_own_best_rate(make_record: MakeRecord) -> None:
+    choices = choose_rates(grid_records(make_record))
+    assert [(c.selection, c.learning_rate, c.num_seeds, c.select_on) for c in choices] == [
+        ("mha", 0.01, 2, "val"),
+        ("fc1", 0.01, 2, "val"),  # the same mean as at 0.1, which came later
+    ]
+    assert choices[0].val_accuracy == pytest.approx(0.91)
+    assert choices[0].val_accuracy_sd == pytest.approx(statistics.stdev([0.90, 0.92]))
+    assert choices[0].test_accuracy is None
+    assert recommend(grid_records(make_record)) == choices[0]
+
+
+def test_the_published_choice_is_made_on_test_accuracy_and_says_so(make_record: MakeRecord) -> None:
+    choices = choose_rates(grid_records(make_record), tests=TESTS)
+    assert [(c.selection, c.learning_rate, c.select_on) for c in choices] == [
+        ("fc1", 0.01, "test"),
+        ("mha", 0.1, "test"),
+    ]
+    assert [c.test_accuracy for c in choices] == pytest.approx([0.96, 0.77])
+    assert [c.test_accuracy_sd for c in choices] == pytest.approx(
+        [statistics.stdev([0.95, 0.97]), statistics.stdev([0.75, 0.79])]
+    )
+    assert choices[1].val_accuracy == pytest.approx(0.82)
+    assert recommend(grid_records(make_record), tests=TESTS) == choices[0]
+
+
+def test_test_results_choose_only_once_they_are_all_there(make_record: MakeRecord) -> None:
+    some = {trial_id: result for trial_id, result in TESTS.items() if trial_id != "trial-00003"}
+    assert choose_rates(grid_records(make_record), tests=some) == choose_rates(grid_records(make_record))
+    assert choose_rates([], tests=TESTS) == []
+
+
+def test_a_rate_that_lost_a_seed_is_not_compared(make_record: MakeRecord) -> None:
+    """It diverged at one seed: the mean over the others would be flattered."""
+    records = grid_records(make_record)
+    records[1] = make_record(1, "mha", [0.9], learning_rate=0.01, seed=1, state=TrialState.DIVERGED)
+    choice = next(c for c in choose_rates(records) if c.selection == "mha")
+    assert (choice.learning_rate, choice.num_seeds) == (0.1, 2)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.config import FinetuneConfig, SearchConfig
-from unfreeze.errors import BudgetError, ModelError
+from unfreeze.errors import BudgetError, ModelError, SelectionError
 from unfreeze.finetune.cost import CostModel
 from unfreeze.records import COMPONENTS, ModelFacts
 from unfreeze.search.space import LEARNING_RATE, SearchSpace, make_space
@@ -107,6 +108,24 @@ def test_without_the_head_more_fits() -> None:
     with pytest.raises(BudgetError):
         space_of("components", max_trainable_share=share)
     assert space_of("components", max_trainable_share=share, train_head=False).max_trainable == 12
+
+
+def test_a_baseline_with_lora_counts_its_adapters_and_is_no_point_of_the_space() -> None:
+    model = replace(facts(6), width=16, lora_sizes={f"{block}.mha": 30 for block in range(6)})
+    space = make_space(SearchConfig(baselines=["mha:lora(4)"]), CostModel(model, FinetuneConfig()))
+    selection = parse_selection("mha:lora(4)", num_blocks=6)
+    assert space.cost.num_trained(selection) == 6 * 4 * 30 + 10
+    assert not space.allows(selection)
+    assert not any(value is True for value in space.params(selection, 0.01).values())
+    with pytest.raises(SelectionError, match=r"no linear layers that LoRA can adapt in 2\.fc1"):
+        space.cost.num_trained(parse_selection("fc1@2:lora(4)", num_blocks=6))
+
+
+def test_a_baseline_whose_rank_exceeds_the_width_is_refused_before_anything_starts() -> None:
+    with pytest.raises(SelectionError, match=r"rank 17 exceeds the model's width; choose 1 to 16"):
+        make_space(
+            SearchConfig(baselines=["none", "fc2:lora(17)"]), CostModel(replace(facts(6), width=16), FinetuneConfig())
+        )
 
 
 # --- cost -------------------------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ def test_where_a_sweep_runs_and_who_watches_is_free(ledger: Ledger) -> None:
         cluster={"address": "auto", "num_slots": 7, "workers_per_trial": 2},
         tracking={"uri": None, "experiment": "other"},
         trial={"selection": "none", "seed": 4},
+        paper={"sets": ["pet"]},
     )
     moved.storage = "s3://elsewhere/runs"
     assert ledger.is_claimed(moved)
@@ -85,6 +86,15 @@ def test_where_a_sweep_runs_and_who_watches_is_free(ledger: Ledger) -> None:
 def test_the_node_local_cache_is_free(ledger: Ledger) -> None:
     ledger.claim(config_with(data={"cache_dir": "/home/a/.cache/unfreeze"}))
     assert ledger.is_claimed(config_with(data={"cache_dir": "/home/b/.cache/unfreeze"}))
+
+
+def test_the_same_runs_may_be_chosen_from_differently(ledger: Ledger) -> None:
+    """A grid costs hundreds of GPU-hours; reproducing the published choice from it costs an evaluation."""
+    grid = {"space": "grid", "selections": ["mha"], "learning_rates": [0.1], "seeds": [0]}
+    ledger.claim(config_with(search=grid))
+    assert ledger.is_claimed(config_with(search={**grid, "select_on": "test"}))
+    with pytest.raises(SweepMismatchError, match=r"search\.seeds"):
+        ledger.is_claimed(config_with(search={**grid, "seeds": [0, 1]}))
 
 
 @pytest.mark.parametrize("state", TrialState)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,6 +122,16 @@ class TestWhatCounts:
         assert found["selections"].n == 3
         assert found["components"].n == 3
         assert "finished trials only" in found["components"].held_fixed
+
+    def test_lora_is_no_evidence_on_the_component(self, build_trial, evidence, model):
+        model = replace(model, lora_sizes={f"{block}.mha": 30 for block in range(model.num_blocks)})
+        texts = ["mha", "fc1", "fc2", "mha:lora(2)", "mha@0:lora(2)+fc1"]
+        trials = [build_trial(i, text, 0.5 + i / 20) for i, text in enumerate(texts)]
+        found = by_name(correlate(evidence.plasticity, trials, model))
+        assert found["selections"].n == found["components"].n == 3
+        sizes = {str(score.selection): score.parameters for score in score_selections(trials, model)}
+        assert sizes["mha:lora(2)"] == model.num_blocks * 2 * 30
+        assert sizes["mha@0:lora(2)+fc1"] == 2 * 30 + sizes["fc1"]
 
     def test_constant_accuracy(self, build_trial, evidence, model):
         trials = [build_trial(i, name, 1.0) for i, name in enumerate(COMPONENTS)]

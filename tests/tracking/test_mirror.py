@@ -125,10 +125,25 @@ class TestTree:
         assert metrics["correlation/reference/components/kendall_high"] == pytest.approx(found.kendall_high)
         assert metrics["correlation/reference/components/n"] == 5
         assert tags["recommendation.selection"] == "mha+fc1"
+        assert tags["recommendation.chosen_on"] == "learning rate chosen on validation accuracy"
         folder = next((tmp_path / "mlartifacts").glob(f"{runs['sweep'].info.run_id}/artifacts"))
         assert {path.name for path in folder.iterdir()} == {"config.json", "figures", "report.html", "model"}
         assert len(list((folder / "figures").glob("*.svg"))) == 6
         assert list(elsewhere.iterdir()) == []
+
+    def test_a_choice_on_test_accuracy_is_labelled(self, config, ledger, evidence):
+        chosen = dataclasses.replace(evidence.recommendation, test_accuracy=0.955, test_accuracy_sd=0.01)
+        final = dataclasses.replace(evidence.final, select_on="test")
+        ledger.write_json("final.json", to_dict(final))
+        mirror = MlflowMirror(config, ledger)
+        mirror.log_evidence(dataclasses.replace(evidence, recommendation=chosen, final=final), {})
+        mirror.sync()
+        client, runs = runs_by_key(config)
+        label = "learning rate chosen on test accuracy, as the paper's code does; optimistic"
+        assert runs["sweep"].data.tags["recommendation.chosen_on"] == label
+        assert runs["sweep"].data.metrics["recommendation/test_accuracy"] == 0.955
+        (version,) = client.search_model_versions("name='unfreeze-demo'")
+        assert version.tags["unfreeze.select_on"] == "test"
 
     def test_many_reports_are_batched(self, config, ledger, build_trial):
         ledger.write_trial(build_trial(20, "fc2", 0.9, num_reports=600))  # 2,402 metrics
@@ -162,6 +177,7 @@ class TestTwice:
         MlflowMirror(config, ledger).sync()
         changed = Config()
         changed.cluster.num_slots, changed.tracking.experiment, changed.trial.selection = 3, "other", "mha"
+        changed.probe.pool, changed.paper.root, changed.search.select_on = "mean", "/data", "test"
         ledger.claim(changed)
         ledger.write_json("environment.json", {"python": "3.12"})
         MlflowMirror(config, ledger).sync()

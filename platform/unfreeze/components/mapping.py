@@ -7,6 +7,7 @@ never by substring.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from timm.layers import Attention, AttentionRope, DiffAttention, GluMlp, Mlp, SwiGLU
 from timm.models import beit, eva, vision_transformer
 from torch import nn
 
@@ -40,6 +41,16 @@ _IN_BLOCK = (
     ("ls2", "fc2"),
     ("gamma_2", "fc2"),
 )
+# Linear layers within a block that LoRA adapts. An attention's output gate, which few models have, is not among them.
+_ADAPTED = {
+    "mha": ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.proj"),
+    "fc1": ("mlp.fc1", "mlp.fc1_g", "mlp.fc1_x"),
+    "fc2": ("mlp.fc2",),
+}
+# Modules known to call their linear layers. An adapter wraps the call: where only the layer's weight is read, as BEiT's
+# and EVA's attention does to add a bias without its key part, an adapter would be ignored and nothing would say so.
+_CALLS_ITS_LAYERS = (Attention, AttentionRope, DiffAttention, Mlp, GluMlp, SwiGLU)
+_READS_QKV_WEIGHT = (beit.Attention, eva.EvaAttention)
 _OUTSIDE = (
     ("patch_embed", "embed"),
     ("cls_token", "embed"),
@@ -137,12 +148,47 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     return {group: sum(sizes[name] for name in names) for group, names in group_parameters(model).items()}
 
 
+def adaptable_linears(model: nn.Module) -> dict[str, list[str]]:
+    """Group → names of the linear layers that LoRA adapts there; a group without any is absent. No adapters yet."""
+    found: dict[str, list[str]] = {}
+    for index, block in enumerate(model.blocks):  # type: ignore[arg-type]
+        for component, layers in _ADAPTED.items():
+            names = [name for name in layers if isinstance(_inside(block, name), nn.Linear)]
+            if names and _calls_its_layers(block.attn if component == "mha" else block.mlp):
+                found[f"{index}.{component}"] = [f"blocks.{index}.{name}" for name in names]
+    return found
+
+
+def lora_sizes(model: nn.Module) -> dict[str, int]:
+    """Group → parameters of a rank-1 update of its linear layers, inputs + outputs of each; see `adaptable_linears`."""
+    return {
+        group: sum(sum(model.get_submodule(name).weight.shape) for name in names)  # type: ignore[misc, arg-type]
+        for group, names in adaptable_linears(model).items()
+    }
+
+
+def is_adapter(parameter_name: str) -> bool:
+    """Whether a parameter is part of a LoRA update: ``blocks.0.attn.qkv.lora_A.default.weight``."""
+    return not {"lora_A", "lora_B"}.isdisjoint(parameter_name.split("."))
+
+
 def block_modules(model: nn.Module) -> Iterator[BlockModules]:
     """The components of each block, in depth order. The model must be supported."""
     for block in model.blocks:  # type: ignore[union-attr]
         mlp = block.mlp
         fc1 = (mlp.fc1,) if hasattr(mlp, "fc1") else (mlp.fc1_g, mlp.fc1_x)
         yield BlockModules(ln1=block.norm1, mha=block.attn, ln2=block.norm2, fc1=fc1, fc2=mlp.fc2)
+
+
+def _calls_its_layers(module: nn.Module) -> bool:
+    if isinstance(module, _READS_QKV_WEIGHT):
+        return module.q_bias is None or module.qkv_bias_separate
+    return isinstance(module, _CALLS_ITS_LAYERS)
+
+
+def _inside(block: nn.Module, path: str) -> nn.Module | None:
+    parent, _, name = path.partition(".")
+    return getattr(getattr(block, parent), name, None)
 
 
 def _match(name: str, rules: tuple[tuple[str, str], ...]) -> str | None:

@@ -6,37 +6,30 @@ The test images are sealed: `load_train_val` never touches them, `load_test` is 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
 from unfreeze.config import DataConfig
-from unfreeze.data.decode import (
-    ImageArray,
-    cached,
-    check_bad_files,
-    decode_files,
-    fingerprint,
-    list_files,
-    make_array,
-    square,
-)
-from unfreeze.data.embedded import load_digits_images, render_glyphs
+from unfreeze.data.arrays import load_cifar_c, load_digits
+from unfreeze.data.decode import ImageArray, Squares, cached, list_files, make_array, stored_side
+from unfreeze.data.embedded import render_glyphs
+from unfreeze.data.raw import Images, RawSet, cache_dir, read_files
 from unfreeze.data.splits import stratified_split, stratified_subset
 from unfreeze.data.stage import local_tree
+from unfreeze.data.stream import ImageFiles
+from unfreeze.data.trees import load_domainnet, load_folder
+from unfreeze.data.vision import load_vision
 from unfreeze.errors import DataError
 
-# Images are stored a little larger than the model's input, as the usual "resize 256, crop 224" has it.
-STORED_PER_INPUT = 256 / 224
 _NUM_GLYPHS = 2048  # rendered source-domain images; the pre-pass pairs a few hundred
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Images of one role: a view of an `ImageArray` by index."""
+    """Images of one role: a view by index of images in memory, or in their files."""
 
-    array: ImageArray
+    array: Images
     indices: np.ndarray  # int64 (N,), into the array
 
     def __len__(self) -> int:
@@ -52,9 +45,20 @@ class Part:
         chosen = np.ascontiguousarray(self.indices, dtype=np.int64).tobytes()
         return hashlib.sha256(self.array.digest.encode() + chosen).hexdigest()
 
+    @property
+    def streams(self) -> bool:
+        """Whether each image is decoded from its file when it is taken."""
+        return isinstance(self.array, ImageFiles)
+
     def take(self, positions: np.ndarray) -> np.ndarray:
         """Images at ``positions`` of this part: uint8 (B, S, S, 3)."""
-        return self.array.images[self.indices[positions]]
+        return self.array.take(self.indices[positions])
+
+    def sizes(self, positions: np.ndarray) -> torch.Tensor:
+        """Width and height in px of what random crops are cut from: the square, or the whole image in its file."""
+        if isinstance(self.array, ImageFiles):
+            return torch.from_numpy(self.array.sizes[self.indices[positions]])
+        return torch.full((len(positions), 2), self.array.images.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +71,6 @@ class Dataset:
     num_test: int
     digest: str
     bad_files: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Raw:
-    """A set before our splits: its own train pool, and its own validation and test images where it has them."""
-
-    classes: tuple[str, ...]
-    pool: ImageArray
-    val: ImageArray | None
-    # Called for the sealed part alone, so that counting it does not decode it.
-    num_test: int | None
-    load_test: Callable[[], ImageArray] | None
 
 
 def load_train_val(config: DataConfig, *, image_size: int) -> Dataset:
@@ -100,13 +92,15 @@ def load_train_val(config: DataConfig, *, image_size: int) -> Dataset:
     seed = config.split_seed
     train = train[stratified_subset(raw.pool.labels[train], config.max_train_images, seed=seed, purpose="train images")]
     chosen = stratified_subset(val_array.labels[val_indices], config.max_val_images, seed=seed, purpose="val images")
-    absent = set(range(len(raw.classes))) - set(raw.pool.labels[train].tolist())
-    if absent:
-        raise DataError(f"no training image of class {', '.join(raw.classes[label] for label in sorted(absent))}")
+    parts = {"training": Part(raw.pool, train), "validation": Part(val_array, val_indices[chosen])}
+    for purpose, part in parts.items():
+        absent = set(range(len(raw.classes))) - set(part.labels.tolist())
+        if absent:
+            raise DataError(f"no {purpose} image of class {', '.join(raw.classes[label] for label in sorted(absent))}")
     assert num_test is not None
     bad = raw.pool.bad_files + (raw.val.bad_files if raw.val else ())
     digest = raw.pool.digest + (raw.val.digest if raw.val else "")
-    return Dataset(raw.classes, Part(raw.pool, train), Part(val_array, val_indices[chosen]), num_test, digest, bad)
+    return Dataset(raw.classes, parts["training"], parts["validation"], num_test, digest, bad)
 
 
 def load_test(config: DataConfig, *, image_size: int) -> Part:
@@ -121,6 +115,7 @@ def load_test(config: DataConfig, *, image_size: int) -> Part:
 
 def load_source(config: DataConfig, *, image_size: int) -> Part:
     """Source-domain images for the pre-pass; their labels mean nothing."""
+    array: Images
     if config.source_path is None:
 
         def render() -> ImageArray:
@@ -128,16 +123,17 @@ def load_source(config: DataConfig, *, image_size: int) -> Part:
             return make_array(images, labels)
 
         key = {"set": "glyphs", "images": _NUM_GLYPHS, "size": image_size, "seed": config.split_seed}
-        array = cached(_cache_dir(config), key, render)
+        array = cached(cache_dir(config), key, render)
     else:
-        root = local_tree(config.source_path, cache_dir=_cache_dir(config))
+        root = local_tree(config.source_path, cache_dir=cache_dir(config))
         files = list_files(root)
-        array = _cached_files(config, root, files, [0] * len(files), image_size)
+        squares = Squares(stored_side(image_size, config.crop_share), config.interpolation)
+        array = read_files(config, root, files, [0] * len(files), squares)
     return Part(array, np.arange(len(array)))
 
 
 def _split(
-    raw: _Raw, indices: np.ndarray, share: float, config: DataConfig, purpose: str
+    raw: RawSet, indices: np.ndarray, share: float, config: DataConfig, purpose: str
 ) -> tuple[np.ndarray, np.ndarray]:
     rest, part = stratified_split(
         raw.pool.labels[indices], share, seed=config.split_seed, purpose=purpose, classes=raw.classes
@@ -145,106 +141,20 @@ def _split(
     return indices[rest], indices[part]
 
 
-def _load_digits(config: DataConfig, image_size: int) -> _Raw:
-    """scikit-learn's 1,797 handwritten digits, 8×8 px enlarged; no split of their own."""
-
-    def load() -> ImageArray:  # once per node, not per slot: scikit-learn alone takes 3 s to import
-        return make_array(*load_digits_images(image_size))
-
-    array = cached(_cache_dir(config), {"set": "digits", "size": image_size}, load)
-    return _Raw(tuple("0123456789"), array, None, None, None)
-
-
-def _load_folder(config: DataConfig, image_size: int) -> _Raw:
-    """An ImageFolder tree: ``train/`` [``val/``] [``test/``], or class folders at the top, split by seed."""
-    assert config.path is not None
-    root = local_tree(config.path, cache_dir=_cache_dir(config))
-    has_train = (root / "train").is_dir()
-    pool_root = root / "train" if has_train else root
-    classes = tuple(sorted(p.name for p in pool_root.iterdir() if p.is_dir() and not p.name.startswith(".")))
-    if len(classes) < 2:
-        raise DataError(f"{pool_root} must hold one folder per class and at least two, but got {list(classes)}")
-
-    def load(part: Path) -> ImageArray:
-        files, labels = _labelled_files(part, classes)
-        return _cached_files(config, part, files, labels, image_size)
-
-    val = load(root / "val") if has_train and (root / "val").is_dir() else None
-    if has_train and (root / "test").is_dir():
-        num_test = len(_labelled_files(root / "test", classes)[0])
-        return _Raw(classes, load(pool_root), val, num_test, lambda: load(root / "test"))
-    return _Raw(classes, load(pool_root), val, None, None)
-
-
-def _labelled_files(root: Path, classes: tuple[str, ...]) -> tuple[list[str], list[int]]:
-    files = list_files(root)
-    top = {name.split("/", 1)[0] for name in files if "/" in name}
-    unknown, empty = sorted(top - set(classes)), sorted(set(classes) - top)
-    if unknown:
-        raise DataError(f"{root} has classes that the training images lack: {', '.join(unknown)}")
-    if empty:
-        raise DataError(f"{root} has no images of class {', '.join(empty)}; add some or remove the class everywhere")
-    files = [name for name in files if "/" in name]
-    return files, [classes.index(name.split("/", 1)[0]) for name in files]
-
-
-def _cached_files(config: DataConfig, root: Path, files: list[str], labels: list[int], image_size: int) -> ImageArray:
-    size = round(image_size * STORED_PER_INPUT)
-    key = {"files": fingerprint(root, files), "labels": labels, "size": size, "root": str(root)}
-
-    def decode() -> ImageArray:
-        return decode_files(root, files, labels, size=size)
-
-    array = cached(_cache_dir(config), key, decode)
-    check_bad_files(array, root, max_bad_share=config.max_bad_share)
-    return array
-
-
-def _load_torchvision(config: DataConfig, image_size: int) -> _Raw:
-    """torchvision's sets by their own downloaders."""
-    import torchvision.datasets as sets
-
-    root = Path(config.path or "~/.cache/unfreeze/torchvision").expanduser()
-    table: dict[str, tuple[Any, tuple[Any, Any, Any]]] = {
-        "cifar10": (sets.CIFAR10, ({"train": True}, None, {"train": False})),
-        "cifar100": (sets.CIFAR100, ({"train": True}, None, {"train": False})),
-        "flowers102": (sets.Flowers102, ({"split": "train"}, {"split": "val"}, {"split": "test"})),
-        "pet": (sets.OxfordIIITPet, ({"split": "trainval"}, None, {"split": "test"})),
-    }
-    make, (train, val, test) = table[config.name]
-
-    def open_part(arguments: dict[str, Any]) -> Any:
-        try:
-            return make(str(root), download=True, **arguments)
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"data={config.name} could not be downloaded to {root}: {error}") from error
-
-    def load(arguments: dict[str, Any]) -> ImageArray:
-        def decode() -> ImageArray:
-            source = open_part(arguments)
-            pairs = [(image, label) for image, label in (source[i] for i in range(len(source)))]
-            size = min(round(image_size * STORED_PER_INPUT), max(min(image.size) for image, _ in pairs))
-            images = np.stack([square(image, size) for image, _ in pairs])
-            return make_array(images, np.array([label for _, label in pairs]))
-
-        key = {"set": config.name, **arguments, "size": image_size, "root": str(root)}
-        return cached(_cache_dir(config), key, decode)
-
-    sealed = open_part(test)
-    # Flowers102 alone names no classes; its labels are 0 to 101.
-    classes = tuple(getattr(sealed, "classes", [str(label) for label in range(102)]))
-    return _Raw(classes, load(train), load(val) if val else None, len(sealed), lambda: load(test))
-
-
-def _cache_dir(config: DataConfig) -> Path:
-    return Path(config.cache_dir).expanduser()
-
-
-_LOADERS: dict[str, Callable[[DataConfig, int], _Raw]] = {
-    "digits": _load_digits,
-    "folder": _load_folder,
-    "cifar10": _load_torchvision,
-    "cifar100": _load_torchvision,
-    "flowers102": _load_torchvision,
-    "pet": _load_torchvision,
+_LOADERS: dict[str, Callable[[DataConfig, int], RawSet]] = {
+    "digits": load_digits,
+    "folder": load_folder,
+    "domainnet": load_domainnet,
+    "cifar10c": load_cifar_c,
+    "cifar100c": load_cifar_c,
+    "cifar10": load_vision,
+    "cifar100": load_vision,
+    "svhn": load_vision,
+    "flowers102": load_vision,
+    "pet": load_vision,
+    "dtd": load_vision,
+    "food101": load_vision,
+    "stanford_cars": load_vision,
+    "eurosat": load_vision,
+    "caltech101": load_vision,
 }

@@ -15,7 +15,9 @@ def describe_inputs(config: Config) -> dict[str, Any] | None:
     Weights that timm fetches are taken to be those of the model's name; so are torchvision's sets.
     """
     places = {"path": config.data.path, "source_path": config.data.source_path, "weights": config.model.weights}
-    if config.data.name != "folder":
+    if config.data.name == "domainnet" and config.data.path is not None:
+        places["path"] = f"{config.data.path.rstrip('/')}/{config.data.domain}"
+    elif config.data.name not in ("folder", "cifar10c", "cifar100c"):
         places["path"] = None  # where torchvision downloads to
     if config.model.weights == "random":
         places["weights"] = None
@@ -30,7 +32,8 @@ def describe_inputs(config: Config) -> dict[str, Any] | None:
     if config.model.weights is None:  # the weights that come with the package
         shipped = sorted((Path(__file__).parents[1] / "models" / "tiny").glob("*.safetensors"))
         seen["weights"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped]
-    options = {name: getattr(config.data, name) for name in config.data.__slots__ if name != "cache_dir"}
+    indifferent = ("cache_dir", "num_workers")
+    options = {name: getattr(config.data, name) for name in config.data.__slots__ if name not in indifferent}
     model = {name: getattr(config.model, name) for name in config.model.__slots__}
     return {"format": FORMAT, "data": options, "model": model, "seen": seen}
 

@@ -56,5 +56,15 @@ def stratified_subset(labels: np.ndarray, num_images: int | None, *, seed: int, 
     return np.sort(np.array([index for _, _, index in ranked[:num_images]]))
 
 
+def paper_split(num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (train, test), both sorted: 80 % and 20 %, of sets that have no split of their own.
+
+    The same permutation as in the paper's code (ambroiseodt/vit-plasticity): NumPy's legacy generator, seed 42.
+    """
+    order = np.random.RandomState(42).permutation(num_images)
+    num_train = int(0.8 * num_images)
+    return np.sort(order[:num_train]), np.sort(order[num_train:])
+
+
 def _rng(seed: int, purpose: str, label: int) -> np.random.Generator:
     return np.random.default_rng(derive_seed(seed, "split", purpose, label))

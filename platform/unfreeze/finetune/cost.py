@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from unfreeze.components.selection import Selection, count_trainable, parse_selection
 from unfreeze.config import Config, FinetuneConfig
 from unfreeze.errors import ModelError
+from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import COMPONENTS, ModelFacts
 
 _FLOAT32 = 4  # bytes; of weights, gradients, optimizer state and the residual stream, whatever the autocast
 _HEAD_WIDTH = 64  # of attention, as nearly every ViT has it; decides 1/64 of a token's row
 _NORM_FLOPS = 7  # per element: mean 1, variance 2, normalise 2, scale and shift 2
+_LAYERS = {"ln1": ("ln1",), "mha": ("qkv", "attention", "proj"), "ln2": ("ln2",), "fc1": ("fc1",), "fc2": ("fc2",)}
 _MODEL_COPIES = 2  # the model and the base weights that the next trial starts from (`finetune.warm`)
 
 
@@ -68,6 +70,22 @@ class StepTime:
         return self.overhead_s + flops / self.flops_per_s
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialCost:
+    """What one trial will take."""
+
+    selection: str
+    num_trained: int  # parameters, head included
+    trained_share: float  # of the model's
+    num_steps: int
+    images: int  # seen in training, over all workers
+    flops_per_step: float  # of one worker
+    flops_share: float  # of training `all`
+    memory: MemoryCost
+    step_s: float
+    total_s: float  # training and validation; reading and augmenting images is not in it
+
+
 @dataclass(frozen=True, slots=True)
 class CostModel:
     """Costs of a model's selections under one finetuning configuration.
@@ -83,7 +101,8 @@ class CostModel:
 
     def num_trained(self, selection: Selection) -> int:
         """Trained parameters, head included where it is trained."""
-        return count_trainable(selection, self.model.parameters, train_head=self.config.train_head)
+        sizes = self.model.lora_sizes
+        return count_trainable(selection, self.model.parameters, train_head=self.config.train_head, lora_sizes=sizes)
 
     def flops(self, selection: Selection) -> FlopCount:
         """FLOPs of training on one image."""
@@ -92,34 +111,38 @@ class CostModel:
         forward = input_gradients = weight_gradients = recomputed = 0.0
         patches = 2.0 * tokens * self._patch_weights()
         classifier = 2.0 * self._classifier_weights()
-        norm = float(_NORM_FLOPS * tokens * width)
         if not self._is_cached(lowest, block=-1):
             forward += patches
         if selection.embed:
             weight_gradients += patches
         for block in range(self.model.num_blocks):
-            linear = {name: 2.0 * tokens * self._linear_weights(block, name) for name in ("mha", "fc1", "fc2")}
-            scores = (
-                2.0 * tokens * tokens * width
-            )  # one product of attention: queries with keys, or weights with values
-            block_forward = 2 * norm + 2 * scores + sum(linear.values())
+            parts = self._products(block)
+            block_forward = sum(parts.values())
             if not self._is_cached(lowest, block=block):
                 forward += block_forward
             if block < lowest:
                 continue
+            flow = _gradient_flow(selection, block)
             if self.config.activation_checkpointing:
                 # torch stops as soon as it has what it saved, which is before FC2's product.
-                recomputed += block_forward - linear["fc2"]
-            for name, (below, above) in _gradient_flow(selection, block).items():
-                if name in ("ln1", "ln2"):
-                    input_gradients += norm * above
-                elif name == "mha":
-                    # Fused kernels keep no attention weights: five products, the scores once more among them.
-                    input_gradients += (linear[name] / 4 + 5 * scores) * above + 3 * linear[name] / 4 * below
-                else:
-                    input_gradients += linear[name] * below
-                if (block, name) in selection.members:
-                    weight_gradients += linear.get(name, 0.0)
+                recomputed += block_forward - parts["fc2"]
+            elif self._spares_middle(selection, block):
+                recomputed += parts["proj"] + parts["ln2"]
+            for name, layers in _LAYERS.items():
+                below, above = flow[name]
+                for layer in layers:
+                    # Fused kernels keep no attention weights: five products, half of them the forward's two and a half.
+                    share = 2.5 if layer == "attention" else 1.0
+                    input_gradients += share * parts[layer] * (below if layer in ("qkv", "fc1", "fc2") else above)
+                    if (block, name) in selection.members and layer not in ("ln1", "ln2", "attention"):
+                        weight_gradients += parts[layer]
+            adapted = sum(
+                2.0 * self._rows(b) * r * self.model.lora_sizes[f"{b}.{n}"] for b, n, r in selection.lora if b == block
+            )
+            forward += adapted
+            input_gradients += adapted
+            weight_gradients += adapted
+        norm = float(_NORM_FLOPS * self._rows(self.model.num_blocks - 1) * width)
         forward += norm + classifier
         input_gradients += norm + classifier
         weight_gradients += classifier if self.config.train_head else 0.0
@@ -129,6 +152,31 @@ class CostModel:
             weight_gradients=weight_gradients,
             recomputed=recomputed,
         )
+
+    def _products(self, block: int) -> dict[str, float]:
+        """FLOPs of a block's forward pass on one image, layer by layer."""
+        tokens, width = self._tokens()
+        rows = self._rows(block)
+        mha, fc1, fc2 = (2.0 * self._linear_weights(block, name) for name in ("mha", "fc1", "fc2"))
+        return {
+            "ln1": float(_NORM_FLOPS * tokens * width),
+            "qkv": 0.75 * mha * tokens,
+            "attention": 4.0 * rows * tokens * width,  # queries with keys, weights with values
+            "proj": 0.25 * mha * rows,
+            "ln2": float(_NORM_FLOPS * rows * width),
+            "fc1": fc1 * rows,
+            "fc2": fc2 * rows,
+        }
+
+    def _rows(self, block: int) -> int:
+        """Tokens of an image that leave a block: all, or of the last block the one that is classified."""
+        last = block == self.model.num_blocks - 1
+        return 1 if last and self.model.first_token else self._tokens()[0]
+
+    def _spares_middle(self, selection: Selection, block: int) -> bool:
+        """Whether the stream between attention and MLP is computed again instead of kept, see `finetune.network`."""
+        takes = _gradient_flow(selection, block)["mha"][1] and (block, "fc1") not in selection.touched
+        return self.model.plain and takes and not self.config.activation_checkpointing
 
     def flops_per_step(self, selection: Selection) -> float:
         """FLOPs of one worker's share of an optimizer step."""
@@ -143,6 +191,24 @@ class CostModel:
         nothing = parse_selection("none", num_blocks=self.model.num_blocks)
         plain = CostModel(self.model, FinetuneConfig())  # no cache holds validation images
         return plain.flops(nothing).forward * num_images / self.num_workers
+
+    def trial(self, selection: Selection, time: StepTime, *, num_train: int, num_val: int) -> TrialCost:
+        """The cost of a trial on ``num_train`` images, validated on ``num_val``."""
+        num_steps = num_steps_of(self.config, num_train)
+        num_reports = len(report_steps(num_steps, self.config.num_reports))
+        step_s = time.seconds(self.flops_per_step(selection))
+        return TrialCost(
+            selection=str(selection),
+            num_trained=self.num_trained(selection),
+            trained_share=self.num_trained(selection) / self.model.num_parameters,
+            num_steps=num_steps,
+            images=num_steps * self.config.batch_size,
+            flops_per_step=self.flops_per_step(selection),
+            flops_share=self.flops_share(selection),
+            memory=self.memory(selection),
+            step_s=step_s,
+            total_s=num_steps * step_s + num_reports * self.validation_flops(num_val) / time.flops_per_s,
+        )
 
     def memory(self, selection: Selection) -> MemoryCost:
         """Peak memory of one worker, training and validation."""
@@ -175,14 +241,16 @@ class CostModel:
         lowest, num_blocks = _lowest_block(selection), self.model.num_blocks
         residual, inside = self._row_bytes(images)
         tokens, _ = self._tokens()
-        statistics = 2 * _FLOAT32 * images * tokens
+        left = self._rows(num_blocks - 1)
+        statistics = 2 * _FLOAT32 * images * left
         blocks = [self._kept_in_block(selection, block, images) for block in range(max(lowest, 0), num_blocks)]
         kept = sum(blocks)
         if self.config.activation_checkpointing and blocks:
             kept = residual * len(blocks) + max(blocks)
-        head = residual + statistics  # the final norm's input
+        at_head = residual * left // tokens
+        head = at_head + statistics  # the final norm's input
         if inside == residual:
-            head += residual if self.config.train_head else 0  # its output, which the class token is a view of
+            head += at_head if self.config.train_head else 0  # its output, which the class token is a view of
         else:  # autocast's copies: of that token and the classifier, of the images and the patch embedding
             head += inside // tokens + self.activation_bytes * self._classifier_weights()
             if selection.embed:
@@ -190,38 +258,46 @@ class CostModel:
         return kept + head
 
     def _kept_in_block(self, selection: Selection, block: int, images: int) -> int:
-        residual, inside = self._row_bytes(images)
         tokens, width = self._tokens()
-        per_token = _FLOAT32 * images * tokens
+        rows = images * self._rows(block)  # that leave the block, of the rows that enter it
+        per_row, per_token = _FLOAT32 * rows, _FLOAT32 * images * tokens
+        inside, inside_rows = self.activation_bytes * images * tokens * width, self.activation_bytes * rows * width
         casts = 2 if self.activation_bytes < _FLOAT32 else 0
         hidden_in, hidden_out = self._hidden(block)
+        flow = _gradient_flow(selection, block)
         kept = 0.0
-        for name, (below, above) in _gradient_flow(selection, block).items():
-            trained = (block, name) in selection.members
+        for name, (below, above) in flow.items():
+            trained = (block, name) in selection.touched
             weights = self._linear_weights(block, name) if name not in ("ln1", "ln2") else 0
-            if name in ("ln1", "ln2"):
-                kept += (residual + 2 * per_token) * above  # input, mean, inverse deviation
+            if name == "ln1":
+                kept += (per_token * width + 2 * per_token) * above  # input, mean, inverse deviation
             elif name == "mha":
-                # Queries, keys, values, output and the logarithms of the softmax's sums; a linear layer keeps its input
-                # only where its weight is trained, and autocast's copy of the weight where the input takes a gradient.
-                kept += (4 * inside + per_token * width / _HEAD_WIDTH) * above + inside * trained
-                kept += casts * weights * (3 * below + above) / 4
+                # Queries, keys and values (one tensor), the output and the logarithms of the softmax's sums; a linear
+                # layer keeps its input only where its weight is trained, and autocast's copy of the weight where the
+                # input takes a gradient.
+                kept += (3 * inside + inside_rows + per_row * width / _HEAD_WIDTH) * above + inside * trained
+                kept += casts * weights * (3 * below + (above and not self._spares_middle(selection, block))) / 4
+            elif name == "ln2":
+                if self._spares_middle(selection, block):  # the block's input, unless LN1 keeps it
+                    kept += per_token * width * (not flow["ln1"][1])
+                else:
+                    kept += (per_row * width + 2 * per_row) * above
             elif name == "fc1":
-                kept += inside * hidden_in * above + inside * trained  # GELU's input
+                kept += inside_rows * hidden_in * above + inside_rows * trained  # GELU's input
                 kept += casts * weights * below
             else:
-                kept += inside * hidden_out * trained + casts * weights * below
+                kept += inside_rows * hidden_out * trained + casts * weights * below
         return int(kept)
 
     def _backward_transients(self, selection: Selection, images: int) -> int:
-        """Gradients around the last block's GELU, where most is still kept."""
+        """Gradients around a GELU, where most is still kept: the last block's that all tokens pass."""
         residual, inside = self._row_bytes(images)
-        last = self.model.num_blocks - 1
-        if not _gradient_flow(selection, last)["fc1"][1]:
+        block = max(self.model.num_blocks - 1 - self.model.first_token, 0)
+        if not _gradient_flow(selection, block)["fc1"][1]:
             return residual
-        hidden, _ = self._hidden(last)
+        hidden, _ = self._hidden(block)
         # GELU's output, if FC2 kept it, is gone before its input's gradient is there.
-        return int(residual + inside * hidden * (1 if (last, "fc2") in selection.members else 2))
+        return int(residual + inside * hidden * (1 if (block, "fc2") in selection.members else 2))
 
     def _forward_transients(self, images: int) -> int:
         """In an MLP: the block's input, the attention's sum, LN2's output, GELU's input and output."""
@@ -313,7 +389,7 @@ def _lowest_block(selection: Selection) -> int:
     """The lowest block the gradient reaches: −1 goes down to the embedding, the number of blocks is the head alone."""
     if selection.embed:
         return -1
-    return min((block for block, _ in selection.members), default=selection.num_blocks)
+    return min((block for block, _ in selection.touched), default=selection.num_blocks)
 
 
 def _gradient_flow(selection: Selection, block: int) -> dict[str, tuple[bool, bool]]:
@@ -321,7 +397,7 @@ def _gradient_flow(selection: Selection, block: int) -> dict[str, tuple[bool, bo
     below = block > _lowest_block(selection)
     flow = {}
     for name in COMPONENTS:
-        above = below or (block, name) in selection.members
+        above = below or (block, name) in selection.touched
         flow[name] = (below, above)
         below = above
     return flow

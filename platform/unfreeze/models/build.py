@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from unfreeze.components.mapping import check_supported, count_parameters
-from unfreeze.config import ModelConfig
+from unfreeze.components.mapping import check_supported, count_parameters, lora_sizes
+from unfreeze.components.structure import is_divisible, is_plain, reads_first_token
+from unfreeze.config import Config, ModelConfig
 from unfreeze.data.crops import InputSpec
 from unfreeze.errors import ModelError
 from unfreeze.models import tiny
@@ -34,8 +36,20 @@ class BaseModel:
     classifier: tuple[str, ...]  # parameter names
 
 
-def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path) -> BaseModel:
+def build_base(config: Config, *, num_classes: int) -> BaseModel:
+    """The model that ``config`` names, for its data; what everyone who trains, measures or evaluates it calls.
+
+    Raises:
+        ModelError: as `build_model`.
+    """
+    cache_dir, interpolation = Path(config.data.cache_dir).expanduser(), config.data.interpolation
+    return build_model(config.model, num_classes=num_classes, cache_dir=cache_dir, interpolation=interpolation)
+
+
+def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, interpolation: str = "bicubic") -> BaseModel:
     """Create the timm model and load its weights, strictly: every tensor but the classifier's must fit.
+
+    ``interpolation``: of evaluation views, see `DataConfig`.
 
     Raises:
         ModelError: unknown or unsupported model, weights missing or not fitting.
@@ -64,6 +78,7 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path) -> Ba
                 layer.eps = config.layer_norm_eps
     module.eval()
     image_size = input_size(config)
+    plain = is_divisible(module) and all(is_plain(block) for block in module.blocks)
     facts = ModelFacts(
         name=config.name,
         digest=weights_digest(module, leave_out=classifier),
@@ -73,9 +88,12 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path) -> Ba
         create_kwargs={**kwargs, "num_classes": num_classes},
         num_tokens=module.patch_embed.num_patches + module.num_prefix_tokens,
         width=module.embed_dim,
+        plain=plain,
+        first_token=plain and reads_first_token(module),
+        lora_sizes=lora_sizes(module),
     )
     mean, std = (cfg["mean"], cfg["std"]) if config.normalization == "model" else (IMAGENET_MEAN, IMAGENET_STD)
-    return BaseModel(module, InputSpec(image_size, tuple(mean), tuple(std)), facts, classifier)
+    return BaseModel(module, InputSpec(image_size, tuple(mean), tuple(std), interpolation), facts, classifier)
 
 
 def input_size(config: ModelConfig) -> int:
@@ -96,8 +114,13 @@ def input_size(config: ModelConfig) -> int:
         raise ModelError(_explain_create(config, error)) from error
 
 
-def init_classifier(module: nn.Module, names: tuple[str, ...], *, seed: int) -> None:
-    """A fresh classifier, the same for the same seed on every device: biases 0, weights truncated normal."""
+def init_classifier(
+    module: nn.Module, names: tuple[str, ...], *, seed: int, place: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> None:
+    """A fresh classifier, the same for the same seed on every device: biases 0, weights truncated normal.
+
+    ``place``: makes of a full tensor one that can be copied into a parameter that is not whole here.
+    """
     parameters = dict(module.named_parameters())
     for name in names:
         generator = torch.Generator().manual_seed(derive_seed(seed, "classifier", name))
@@ -105,7 +128,7 @@ def init_classifier(module: nn.Module, names: tuple[str, ...], *, seed: int) -> 
         if fresh.ndim > 1:
             nn.init.trunc_normal_(fresh, std=_HEAD_STD, generator=generator)
         with torch.no_grad():
-            parameters[name].copy_(fresh)
+            parameters[name].copy_(place(fresh, parameters[name]) if place is not None else fresh)
 
 
 def weights_digest(module: nn.Module, *, leave_out: tuple[str, ...] = ()) -> str:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -50,7 +49,7 @@ class PrePass:
         import torch
 
         from unfreeze.data.catalog import load_source, load_train_val
-        from unfreeze.models.build import build_model, input_size
+        from unfreeze.models.build import build_base, input_size
         from unfreeze.plasticity.estimator import Estimator, choose_device
 
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
@@ -59,8 +58,7 @@ class PrePass:
         self._data = load_train_val(config.data, image_size=size)
         source = load_source(config.data, image_size=size)
         self._device = choose_device(config.plasticity)
-        cache_dir = Path(config.data.cache_dir)
-        self._base = build_model(config.model, num_classes=len(self._data.classes), cache_dir=cache_dir)
+        self._base = build_base(config, num_classes=len(self._data.classes))
         self._estimator = Estimator(
             self._base.module, self._base.spec, source, self._data.train, config.plasticity, device=self._device
         )

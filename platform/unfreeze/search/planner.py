@@ -99,7 +99,9 @@ class Planner:
         num_random = min(len(self._first), 10)
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=num_random, multivariate=True)
         # Accuracy, and with two objectives the FLOPs of training.
-        directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"][: 1 + self._is_pareto]
+        directions: list[Literal["maximize", "minimize"]] = ["maximize"]
+        if self._is_pareto:
+            directions.append("minimize")
         study = optuna.create_study(directions=directions, sampler=sampler)
         for earlier in range(index):
             spec = planned[earlier]

@@ -1,9 +1,14 @@
-"""The choice at the end: by mean validation accuracy over seeds, never by one lucky run and never by test data."""
+"""The choice at the end: by mean validation accuracy over seeds, never by one lucky run and never by test data.
+
+The one exception has a name: ``search.select_on=test`` chooses as the paper's code does, and says so wherever it shows.
+"""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from unfreeze.records import Recommendation, TrialRecord, TrialState
+from unfreeze.records import Recommendation, TestResult, TrialRecord, TrialState
+
+CHOSEN_ON_TEST = "learning rate chosen on test accuracy, as the paper's code does; optimistic"
 
 
 def best_configurations(records: Iterable[TrialRecord], *, limit: int) -> list[TrialRecord]:
@@ -14,39 +19,75 @@ def best_configurations(records: Iterable[TrialRecord], *, limit: int) -> list[T
     return list(best.values())[:limit]
 
 
-def recommend(records: Iterable[TrialRecord]) -> Recommendation | None:
-    """The (selection, learning rate) with the best mean validation accuracy among those run on the most seeds.
+def recommend(
+    records: Iterable[TrialRecord], *, tests: Mapping[str, TestResult] | None = None
+) -> Recommendation | None:
+    """The (selection, learning rate) with the best mean accuracy among those run on the most seeds.
 
     A configuration seen with one seed cannot outrank one confirmed with three: its number is the luckiest of many.
-    None when nothing finished.
+    None when nothing finished. ``tests``: as for `choose_rates`.
     """
-    groups: dict[tuple[str, float], dict[int, TrialRecord]] = {}
-    for record in _finished(records):  # by seed: the same run twice is no second opinion
-        groups.setdefault((record.spec.selection, record.spec.learning_rate), {})[record.spec.seed] = record
-    if not groups:
-        return None
-    most_seeds = max(len(group) for group in groups.values())
-    confirmed = [list(group.values()) for group in groups.values() if len(group) == most_seeds]
-    winner = max(confirmed, key=lambda group: (statistics.fmean(_accuracies(group)), -group[0].trainable_parameters))
-    accuracies = _accuracies(winner)
-    ordered = sorted(winner, key=_merit, reverse=True)
-    return Recommendation(
-        selection=winner[0].spec.selection,
-        learning_rate=winner[0].spec.learning_rate,
-        val_accuracy=statistics.fmean(accuracies),
-        val_accuracy_sd=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        num_seeds=len(winner),
-        trainable_parameters=winner[0].trainable_parameters,
-        trial_ids=tuple(record.spec.trial_id for record in ordered),
+    choices = choose_rates(records, tests=tests)
+    most_seeds = max((choice.num_seeds for choice in choices), default=0)
+    return next((choice for choice in choices if choice.num_seeds == most_seeds), None)
+
+
+def choose_rates(
+    records: Iterable[TrialRecord], *, tests: Mapping[str, TestResult] | None = None
+) -> list[Recommendation]:
+    """Each selection at the learning rate with its best mean accuracy, best selection first.
+
+    Of a selection's learning rates those run on the most seeds are compared. Accuracy is that of validation, or, once
+    ``tests`` (trial → its result on the test images, `search.select_on` test alone) has every finished trial, of test.
+    """
+    finished = _finished(records)
+    if tests is not None and not all(record.spec.trial_id in tests for record in finished):
+        tests = None
+    groups: dict[str, dict[float, dict[int, TrialRecord]]] = {}
+    for record in finished:  # by seed: the same run twice is no second opinion
+        rates = groups.setdefault(record.spec.selection, {})
+        rates.setdefault(record.spec.learning_rate, {})[record.spec.seed] = record
+    choices = []
+    for rates in groups.values():
+        most_seeds = max(len(group) for group in rates.values())
+        candidates = [list(group.values()) for group in rates.values() if len(group) == most_seeds]
+        choices.append(max((_describe(group, tests) for group in candidates), key=_rank))
+    return sorted(choices, key=_rank, reverse=True)
+
+
+def _describe(group: Sequence[TrialRecord], tests: Mapping[str, TestResult] | None) -> Recommendation:
+    """What the runs of one selection at one learning rate come to."""
+    ordered = sorted(group, key=_merit, reverse=True)
+    val_accuracy, val_accuracy_sd = _mean_and_sd(
+        [record.best_val_accuracy for record in ordered if record.best_val_accuracy is not None]
     )
+    test_accuracy, test_accuracy_sd = None, None
+    if tests is not None:
+        test_accuracy, test_accuracy_sd = _mean_and_sd([tests[record.spec.trial_id].accuracy for record in ordered])
+    return Recommendation(
+        selection=ordered[0].spec.selection,
+        learning_rate=ordered[0].spec.learning_rate,
+        val_accuracy=val_accuracy,
+        val_accuracy_sd=val_accuracy_sd,
+        num_seeds=len(ordered),
+        trainable_parameters=ordered[0].trainable_parameters,
+        trial_ids=tuple(record.spec.trial_id for record in ordered),
+        test_accuracy=test_accuracy,
+        test_accuracy_sd=test_accuracy_sd,
+    )
+
+
+def _rank(choice: Recommendation) -> tuple[float, int]:
+    accuracy = choice.val_accuracy if choice.test_accuracy is None else choice.test_accuracy
+    return accuracy, -choice.trainable_parameters
+
+
+def _mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def _finished(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     return [record for record in records if record.state is TrialState.FINISHED and record.reports]
-
-
-def _accuracies(records: Sequence[TrialRecord]) -> list[float]:
-    return [record.best_val_accuracy for record in records if record.best_val_accuracy is not None]
 
 
 def _merit(record: TrialRecord) -> tuple[float, int, int]:

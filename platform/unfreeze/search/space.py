@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from unfreeze.components.selection import Selection
+from unfreeze.components.selection import Selection, check_lora, parse_selection
 from unfreeze.config import SearchConfig
 from unfreeze.errors import BudgetError
 from unfreeze.finetune.cost import CostModel
@@ -50,7 +50,7 @@ class SearchSpace:
         return Selection(self.model.num_blocks, frozenset().union(*members))
 
     def params(self, selection: Selection, learning_rate: float) -> dict[str, Any]:
-        """Sampled parameters that stand for ``selection``: a switch is on where all it turns on is trained."""
+        """Sampled parameters that stand for ``selection``: a switch is on where all it turns on is trained whole."""
         switches: dict[str, Any] = {name: pairs <= selection.members for name, pairs in self.switches.items()}
         return switches | {LEARNING_RATE: learning_rate}
 
@@ -88,8 +88,11 @@ def make_space(config: SearchConfig, cost: CostModel) -> SearchSpace:
     Raises:
         BudgetError: no selection of the space fits; names the smallest and each limit that it passes.
         ModelError: a limit needs the model's cost, which its facts are too old for.
+        SelectionError: a baseline cannot be read, or asks LoRA of what it cannot do.
     """
     model = cost.model
+    for text in config.baselines:
+        check_lora(parse_selection(text, num_blocks=model.num_blocks), width=model.width)
     space = SearchSpace(
         switches=_switches(config.space, model.num_blocks),
         learning_rate_low=config.learning_rate_low,

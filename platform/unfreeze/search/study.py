@@ -9,6 +9,8 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict
+from unfreeze.search.budget import losers
+from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner, observed_value
 from unfreeze.slots.board import LOST
 from unfreeze.storage.ledger import Ledger
@@ -37,15 +39,19 @@ class PlannedSampler(optuna.samplers.BaseSampler):
 class PlannedSearch(OptunaSearch):
     """Suggests what the planner plans; final trials of the ledger are not run again, interrupted ones are taken up.
 
-    ``suggest`` answers None while a trial's predecessors are still running: Tune asks again.
+    ``suggest`` answers None while a trial may not start, because of predecessors still running: Tune asks again.
     """
 
-    def __init__(self, planner: Planner, ledger: Ledger) -> None:
+    def __init__(
+        self, planner: Planner | GridPlanner, ledger: Ledger, *, max_checkpoint_bytes: int = 0, keep_top: int = 1
+    ) -> None:
+        """``max_checkpoint_bytes``: above it the losers' are deleted, see `losers`; 0: all are kept."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._plan_sampler = PlannedSampler()
         super().__init__(space=planner.space.distributions, metric=METRIC, mode="max", sampler=self._plan_sampler)
         self._planner = planner
         self._ledger = ledger
+        self._max_checkpoint_bytes, self._keep_top = max_checkpoint_bytes, keep_top
         records = {record.spec.index: record for record in ledger.trials()}
         self._recorded = {index: record.spec for index, record in records.items()}
         self._final = {index: record for index, record in records.items() if record.state.is_final}
@@ -111,7 +117,20 @@ class PlannedSearch(OptunaSearch):
         if record.error:
             logger.warning("%s (%s) %s: %s", spec.trial_id, spec.selection, record.state, record.error)
         self._final[spec.index] = record
+        self._make_room()
         value = observed_value(record)
         state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
         self._ot_study.tell(self._ot_trials[trial_id], value, state=state)
         self._completed_trials.add(trial_id)
+
+    def _make_room(self) -> None:
+        """Delete the losers' checkpoints, where all together are larger than the sweep may keep."""
+        if not self._max_checkpoint_bytes:
+            return
+        final = list(self._final.values())
+        for record in losers(final, max_bytes=self._max_checkpoint_bytes, keep_top=self._keep_top):
+            assert record.checkpoint is not None
+            # First the record: a kill in between leaves an object nobody names, never a name without its object.
+            self._final[record.spec.index] = replace(record, checkpoint=None)
+            self._ledger.write_trial(self._final[record.spec.index])
+            self._ledger.delete(record.checkpoint)

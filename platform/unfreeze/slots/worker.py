@@ -1,5 +1,6 @@
 """What a slot's Ray Train workers run: take a job, train it, report it, take the next. Model and data stay warm."""
 
+import contextlib
 import logging
 import threading
 from dataclasses import dataclass, replace
@@ -17,11 +18,13 @@ from unfreeze.data.catalog import Dataset, load_train_val
 from unfreeze.errors import UnfreezeError
 from unfreeze.finetune.checkpoint import Checkpoint
 from unfreeze.finetune.cutoff import misses_cutoff
-from unfreeze.finetune.loop import Diverged, Worker, finetune
+from unfreeze.finetune.loop import Diverged, Progress, Worker, finetune
+from unfreeze.finetune.prefix import PrefixCache, open_cache
 from unfreeze.finetune.warm import WarmModel
-from unfreeze.models.build import build_model
+from unfreeze.models.build import build_base
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict, trial_spec_from_dict
 from unfreeze.slots.board import INTERRUPTED
+from unfreeze.slots.writer import Writer
 from unfreeze.storage.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ class _Slot:
     config: Config
     warm: WarmModel
     data: Dataset
+    prefixes: PrefixCache | None
+    writer: Writer  # of the leader
 
     @property
     def is_leader(self) -> bool:
@@ -70,15 +75,17 @@ def _warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config, num_class
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     cache_dir = Path(config.data.cache_dir).expanduser()
-    base = build_model(config.model, num_classes=num_classes, cache_dir=cache_dir)
+    base = build_base(config, num_classes=num_classes)
     return _Slot(
         slot_id=slot_id,
         worker=Worker(rank=context.get_world_rank(), world_size=context.get_world_size()),
         board=board,
         ledger=ledger,
         config=config,
-        warm=WarmModel(base, device),
+        warm=WarmModel(base, device, shard=config.finetune.shard),
         data=load_train_val(config.data, image_size=base.spec.image_size),
+        prefixes=open_cache(config.finetune, cache_dir),
+        writer=Writer(),
     )
 
 
@@ -111,6 +118,7 @@ def _run(slot: _Slot, job: dict[str, Any]) -> None:
     record = TrialRecord(spec=trial, state=TrialState.RUNNING, slot=slot.slot_id, attempts=attempts)
     try:
         record = _train(slot, trial, record, job)
+        slot.writer.flush()
     except Diverged as error:
         record = replace(_last_written(slot, record), state=TrialState.DIVERGED, error=str(error))
     except (UnfreezeError, RuntimeError) as error:  # RuntimeError: out of memory and other device errors
@@ -133,9 +141,15 @@ def _finish(slot: _Slot, job: dict[str, Any], record: TrialRecord) -> None:
 
 def _train(slot: _Slot, trial: TrialSpec, record: TrialRecord, job: dict[str, Any]) -> TrialRecord:
     """Drive the loop: write checkpoint and record at each report, then ask whether to go on."""
-    resume = _read_checkpoint(slot, trial)
-    if resume is not None:
-        record = replace(record, reports=resume.reports)
+    resume, written = _read_checkpoint(slot, trial)
+    if resume is not None and written is not None:
+        record = replace(
+            record,
+            reports=resume.reports,
+            checkpoint=written.checkpoint,
+            checkpoint_bytes=written.checkpoint_bytes,
+            trainable_parameters=written.trainable_parameters,
+        )
     if slot.is_leader:
         slot.ledger.write_trial(record)
     progress_of = finetune(
@@ -144,6 +158,8 @@ def _train(slot: _Slot, trial: TrialSpec, record: TrialRecord, job: dict[str, An
         trial,
         slot.config.finetune,
         augment=slot.config.data.augment,
+        num_views=slot.config.data.num_views,
+        prefixes=slot.prefixes,
         resume=resume,
         worker=slot.worker,
     )
@@ -151,15 +167,8 @@ def _train(slot: _Slot, trial: TrialSpec, record: TrialRecord, job: dict[str, An
         go_on = True
         stopped = misses_cutoff(progress.reports, trial.stop_below)
         if slot.is_leader:
-            key = _checkpoint_key(trial, "best")
-            if progress.is_best:
-                slot.ledger.write_bytes(key, replace(progress.checkpoint, optimizer={}).to_bytes())
-            if not (progress.is_last or stopped):
-                slot.ledger.write_bytes(_checkpoint_key(trial, "last"), progress.checkpoint.to_bytes())
-            record = replace(
-                record, reports=progress.reports, checkpoint=key, trainable_parameters=_num_trainable(slot)
-            )
-            slot.ledger.write_trial(record)
+            record = replace(record, reports=progress.reports, trainable_parameters=_num_trainable(slot))
+            record = _store(slot, record, progress, goes_on=not (progress.is_last or stopped))
             reports = [to_dict(report) for report in progress.reports]
             go_on = ray.get(slot.board.push.remote(slot.slot_id, job["job_id"], job["attempt"], reports))
         go_on = _agree(slot, go_on)
@@ -170,23 +179,56 @@ def _train(slot: _Slot, trial: TrialSpec, record: TrialRecord, job: dict[str, An
     return replace(record, state=TrialState.FINISHED)
 
 
+def _store(slot: _Slot, record: TrialRecord, progress: Progress, *, goes_on: bool) -> TrialRecord:
+    """Hand checkpoints and record to the writer; returns the record as it will be there.
+
+    What a record names is there before it, and its reports are there before the checkpoint that goes on from them: a
+    kill in between leaves a report too many, never one too few.
+    """
+    ledger, spec = slot.ledger, record.spec
+    best = progress.checkpoint.for_evaluation().snapshot() if progress.is_best else None
+    last = progress.checkpoint.snapshot() if goes_on else None
+    if best is not None:
+        record = replace(record, checkpoint=_checkpoint_key(spec, "best"), checkpoint_bytes=best.num_bytes)
+
+    def write() -> None:
+        if best is not None:
+            ledger.write_bytes(_checkpoint_key(spec, "best"), best.to_bytes())
+        ledger.write_trial(record)
+        if last is not None:
+            ledger.write_bytes(_checkpoint_key(spec, "last"), last.to_bytes())
+
+    slot.writer.submit(write)
+    return record
+
+
 def _num_trainable(slot: _Slot) -> int:
     return sum(p.numel() for p in slot.warm.module.parameters() if p.requires_grad)
 
 
 def _last_written(slot: _Slot, record: TrialRecord) -> TrialRecord:
     """The record with the reports so far, after an error cut the loop."""
+    with contextlib.suppress(UnfreezeError, RuntimeError):  # it may be the error
+        slot.writer.flush()
     return slot.ledger.trial(record.spec.trial_id) or record
 
 
-def _read_checkpoint(slot: _Slot, trial: TrialSpec) -> Checkpoint | None:
-    """The trial's last checkpoint, if it was begun before; every rank reads it for itself."""
+def _read_checkpoint(slot: _Slot, trial: TrialSpec) -> tuple[Checkpoint | None, TrialRecord | None]:
+    """The trial's last checkpoint with its reports, and its record, if it was begun before; each rank reads for itself.
+
+    None where there is none to go on from: the trial then starts over.
+    """
+    written = slot.ledger.trial(trial.trial_id)
     try:
         data = slot.ledger.read_bytes(_checkpoint_key(trial, "last"))
     except KeyError:
-        return None
+        return None, written
     checkpoint = Checkpoint.from_bytes(data, base_digest=slot.warm.base.facts.digest)
-    return checkpoint if checkpoint.spec == trial else None
+    images = checkpoint.step * slot.config.finetune.batch_size
+    reports = tuple(r for r in written.reports if r.images_seen <= images) if written is not None else ()
+    if checkpoint.spec != trial or not reports or reports[-1].images_seen != images:
+        return None, written
+    return replace(checkpoint, reports=reports), written
 
 
 def _checkpoint_key(trial: TrialSpec, which: str) -> str:

@@ -5,18 +5,19 @@ from typing import Any
 
 from unfreeze.config import Config, changed_keys, config_to_dict
 from unfreeze.errors import StorageError, SweepMismatchError
-from unfreeze.records import TrialRecord, to_dict, trial_record_from_dict
+from unfreeze.records import TestResult, TrialRecord, to_dict, trial_record_from_dict
 from unfreeze.storage.base import Storage, open_storage
 
 # What may differ between two runs of one sweep: where it runs and who watches, never what it computes.
-_FREE_SECTIONS = ("cluster", "tracking", "trial", "probe", "dry_run")
+_FREE_SECTIONS = ("cluster", "tracking", "trial", "probe", "paper", "dry_run")
 
 
 class Ledger:
     """Objects of one sweep below ``{storage}/{sweep}/``.
 
     ``config.json``, ``environment.json``, ``facts.json``, ``plasticity.json``, ``trials/<id>.json``,
-    ``checkpoints/<id>/…``, ``final.json``, ``report.html``, ``export/…``, ``mlflow.json`` (which MLflow runs are ours).
+    ``checkpoints/<id>/…``, ``test.json``, ``final.json``, ``report.html``, ``export/…``, ``mlflow.json``
+    (which MLflow runs are ours).
     Each trial has one writer at a time, the slot that runs it, so no object is ever written by two.
     """
 
@@ -71,6 +72,13 @@ class Ledger:
     def write_trial(self, record: TrialRecord) -> None:
         self.write_json(f"trials/{record.spec.trial_id}.json", to_dict(record))
 
+    def tests(self) -> dict[str, TestResult]:
+        """Trial → its result on the test images; empty unless ``search.select_on`` is test."""
+        return {trial_id: TestResult(**raw) for trial_id, raw in (self.read_json("test.json") or {}).items()}
+
+    def write_tests(self, results: dict[str, TestResult]) -> None:
+        self.write_json("test.json", {trial_id: to_dict(result) for trial_id, result in results.items()})
+
     def read_json(self, key: str) -> Any:
         """The parsed object, or None when there is none."""
         try:
@@ -114,4 +122,6 @@ class Ledger:
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in _FREE_SECTIONS and key != "storage"}
-    return {**kept, "data": {key: value for key, value in config["data"].items() if key != "cache_dir"}}
+    for section, free in (("data", "cache_dir"), ("search", "select_on")):  # the same runs, chosen from differently
+        kept[section] = {key: value for key, value in config[section].items() if key != free}
+    return kept

@@ -68,14 +68,18 @@ class S3Storage:
 
     def fingerprints(self, prefix: str = "") -> list[tuple[str, str]]:
         """(key, ETag) of the objects that start with ``prefix``, sorted: tells a changed tree without reading it."""
+        return [(key, etag) for key, etag, _ in self.objects(prefix)]
+
+    def objects(self, prefix: str = "") -> list[tuple[str, str, int]]:
+        """(key, ETag, size in bytes) of the objects that start with ``prefix``, sorted."""
         try:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
-            found = [(item["Key"], item["ETag"]) for page in pages for item in page.get("Contents", ())]
+            found = [(item["Key"], item["ETag"], item["Size"]) for page in pages for item in page.get("Contents", ())]
         except (BotoCoreError, ClientError) as error:
             raise self._explain("list", prefix, error) from error
-        return sorted((key.removeprefix(self._prefix), etag) for key, etag in found)
+        return sorted((key.removeprefix(self._prefix), etag, size) for key, etag, size in found)
 
     def download(self, key: str, target: Path) -> None:
         """Fetch a large object to a file without holding it in memory. Raises `StorageError`."""

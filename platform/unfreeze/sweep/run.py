@@ -18,7 +18,7 @@ from ray import tune
 from unfreeze.config import Config
 from unfreeze.errors import ClusterError, SweepInterrupted, UnfreezeError
 from unfreeze.finetune.cost import cost_model
-from unfreeze.finetune.schedule import report_steps, total_steps
+from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import (
     DataFacts,
     Evidence,
@@ -26,7 +26,9 @@ from unfreeze.records import (
     ModelFacts,
     PlasticityTable,
     Recommendation,
+    final_result_from_dict,
 )
+from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner
 from unfreeze.search.prior import prior_scores
 from unfreeze.search.recommend import recommend
@@ -56,7 +58,7 @@ def run_sweep(config: Config) -> Evidence:
     """
     ledger = Ledger(config.storage, config.sweep.name)
     check_writable(ledger.storage)
-    if not ledger.is_claimed(config) or ledger.read_json("final.json") is None:
+    if not ledger.is_claimed(config) or not is_final(config, ledger):
         with ray_cluster(config.cluster):
             num_slots = count_slots(config.cluster, concurrency=config.search.concurrency)
             model, data, plasticity = pre_pass(config, ledger)
@@ -73,21 +75,36 @@ def run_sweep(config: Config) -> Evidence:
     return evidence
 
 
+def is_final(config: Config, ledger: Ledger) -> bool:
+    """Whether the sweep has its answer, given by the images that are now asked for (``search.select_on``)."""
+    final = ledger.read_json("final.json")
+    return final is not None and final_result_from_dict(final).select_on == config.search.select_on
+
+
 def plan_search(
     config: Config, ledger: Ledger, model: ModelFacts, data: DataFacts, plasticity: PlasticityTable
 ) -> PlannedSearch:
     """The searcher: what it will try depends on nothing but these arguments and the ledger's final records."""
-    space = make_space(config.search, cost_model(config, model))
     finetune = config.finetune
-    num_steps = total_steps(data.num_train, epochs=finetune.epochs, batch_size=finetune.batch_size)
+    num_steps = num_steps_of(finetune, data.num_train)
+    scores = prior_scores(config.search.prior.score, plasticity)
+    if config.search.space == "grid":
+        grid = GridPlanner(config.search, model, scores=scores, train_head=finetune.train_head)
+        return PlannedSearch(grid, ledger)
+    space = make_space(config.search, cost_model(config, model))
     planner = Planner(
         config.search,
         space,
-        scores=prior_scores(config.search.prior.score, plasticity),
+        scores=scores,
         milestones=[step * finetune.batch_size for step in report_steps(num_steps, finetune.num_reports)],
         seed=config.sweep.seed,
     )
-    return PlannedSearch(planner, ledger)
+    return PlannedSearch(
+        planner,
+        ledger,
+        max_checkpoint_bytes=int(config.sweep.checkpoint_gib * 2**30),
+        keep_top=config.search.confirm_top,
+    )
 
 
 def run_trials(
@@ -138,15 +155,23 @@ def run_trials(
 
 
 def open_test(config: Config, ledger: Ledger, data: DataFacts) -> None:
-    """Break the seal: evaluate and export the recommended selection, once."""
-    recommendation = recommend(ledger.trials())
+    """Break the seal: evaluate and export the recommended selection, once.
+
+    With ``search.select_on`` test the seal is broken for every trial before, and the test images recommend.
+    """
+    task = ray.remote(**worker_resources(config.cluster))
+    if config.search.select_on == "test":
+        print("every trial on the test images, to choose as the paper's code does", file=sys.stderr, flush=True)
+        with plain_errors():
+            ray.get(task(_open_test_for_all).remote(config, ledger, data))
+    recommendation = recommend(ledger.trials(), tests=ledger.tests() if config.search.select_on == "test" else None)
     if recommendation is None:
         raise UnfreezeError(
             f"no trial of sweep {config.sweep.name!r} finished, so there is nothing to recommend; the records in "
             f"{ledger.url('trials/')} say why"
         )
     with plain_errors():
-        ray.get(ray.remote(**worker_resources(config.cluster))(_finalize).remote(config, ledger, recommendation, data))
+        ray.get(task(_finalize).remote(config, ledger, recommendation, data))
 
 
 def describe_environment() -> dict[str, Any]:
@@ -169,3 +194,10 @@ def _finalize(config: Config, ledger: Ledger, recommendation: Recommendation, da
     from unfreeze.sweep.finalize import finalize
 
     return finalize(config, ledger, recommendation, data)
+
+
+def _open_test_for_all(config: Config, ledger: Ledger, data: DataFacts) -> None:
+    """`open_test_for_all`, imported where it runs."""
+    from unfreeze.sweep.published import open_test_for_all
+
+    open_test_for_all(config, ledger, data)

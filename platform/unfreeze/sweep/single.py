@@ -1,35 +1,77 @@
-"""One finetuning run in this process, without Ray: to try a selection, to profile, to debug."""
+"""One finetuning run in this process, without Ray: to try a selection, to price it, to profile, to debug."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from unfreeze.components.selection import check_lora, parse_selection
 from unfreeze.config import Config
-from unfreeze.data.catalog import load_train_val
+from unfreeze.data.catalog import Dataset, load_train_val
+from unfreeze.errors import ConfigError
+from unfreeze.finetune.calibrate import calibrate
+from unfreeze.finetune.cost import TrialCost, cost_model
 from unfreeze.finetune.loop import finetune
+from unfreeze.finetune.prefix import open_cache
 from unfreeze.finetune.warm import WarmModel
-from unfreeze.models.build import build_model, input_size
+from unfreeze.models.build import build_base, input_size
 from unfreeze.records import TrialReport, TrialSpec
 
 
-def finetune_once(config: Config) -> Iterator[TrialReport]:
-    """Train ``config.trial`` and hand out each report as it comes.
+@dataclass(frozen=True, slots=True)
+class SingleTrial:
+    """``config.trial`` with its model and data at hand."""
+
+    config: Config
+    warm: WarmModel
+    data: Dataset
+
+    def cost(self) -> TrialCost:
+        """What it will take, in seconds of this machine; measures a few steps."""
+        facts = self.warm.base.facts
+        selection = parse_selection(self.config.trial.selection, num_blocks=facts.num_blocks)
+        cost = cost_model(self.config, facts)
+        time = calibrate(self.warm, cost)
+        return cost.trial(selection, time, num_train=len(self.data.train), num_val=len(self.data.val))
+
+    def run(self) -> Iterator[TrialReport]:
+        """Train and hand out each report as it comes.
+
+        Raises:
+            Diverged: the loss became NaN or infinite.
+        """
+        config = self.config
+        trial = TrialSpec(
+            index=0,
+            selection=config.trial.selection,
+            learning_rate=config.trial.learning_rate,
+            seed=config.trial.seed,
+            origin="single",
+        )
+        progress_of = finetune(
+            self.warm,
+            self.data,
+            trial,
+            config.finetune,
+            augment=config.data.augment,
+            num_views=config.data.num_views,
+            prefixes=open_cache(config.finetune, Path(config.data.cache_dir)),
+        )
+        for progress in progress_of:
+            yield progress.reports[-1]
+
+
+def open_trial(config: Config) -> SingleTrial:
+    """Load model and data.
 
     Raises:
         UnfreezeError: what is wrong with model, data or selection.
-        Diverged: the loss became NaN or infinite.
     """
+    if config.finetune.shard:
+        raise ConfigError("finetune.shard=true spreads a model over workers; a single run has one, so set it to false")
     data = load_train_val(config.data, image_size=input_size(config.model))
-    base = build_model(config.model, num_classes=len(data.classes), cache_dir=Path(config.data.cache_dir))
+    base = build_base(config, num_classes=len(data.classes))
+    check_lora(parse_selection(config.trial.selection, num_blocks=base.facts.num_blocks), width=base.facts.width)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trial = TrialSpec(
-        index=0,
-        selection=config.trial.selection,
-        learning_rate=config.trial.learning_rate,
-        seed=config.trial.seed,
-        origin="single",
-    )
-    warm = WarmModel(base, device)
-    for progress in finetune(warm, data, trial, config.finetune, augment=config.data.augment):
-        yield progress.reports[-1]
+    return SingleTrial(config, WarmModel(base, device), data)

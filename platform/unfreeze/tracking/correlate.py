@@ -7,7 +7,7 @@ from statistics import NormalDist, mean
 
 import numpy as np
 
-from unfreeze.components.selection import Selection, parse_selection
+from unfreeze.components.selection import Selection, count_trainable, parse_selection
 from unfreeze.records import COMPONENTS, MODES, Correlation, ModelFacts, PlasticityTable, TrialRecord, TrialState
 
 _BASIS = "finished trials only, each selection at its own best learning rate"
@@ -45,7 +45,7 @@ def score_selections(trials: Sequence[TrialRecord], model: ModelFacts) -> tuple[
                 learning_rate=best,
                 val_accuracy=mean(rates[best]),
                 num_seeds=len(rates[best]),
-                parameters=sum(model.parameters[group] for group in selection.groups),
+                parameters=count_trainable(selection, model.parameters, train_head=False, lora_sizes=model.lora_sizes),
             )
         )
     return tuple(scores)
@@ -58,8 +58,12 @@ def mean_plasticity(selection: Selection, table: PlasticityTable, mode: str) -> 
 
 
 def has_plasticity(selection: Selection) -> bool:
-    """Whether a selection has a place on the plasticity axis: no baseline (`none`, `all`), no ``embed``."""
-    return bool(selection.members) and not selection.embed
+    """Whether a selection has a place on the plasticity axis: no baseline (`none`, `all`), no ``embed``, no LoRA.
+
+    Plasticity is of a component as it is; a low-rank update of it is another way to train, whose accuracy would be
+    laid at the component's door.
+    """
+    return bool(selection.members) and not selection.embed and not selection.lora
 
 
 def correlate(plasticity: PlasticityTable, trials: Sequence[TrialRecord], model: ModelFacts) -> tuple[Correlation, ...]:

@@ -8,7 +8,7 @@ from unfreeze.records import (
     model_facts_from_dict,
     plasticity_table_from_dict,
 )
-from unfreeze.search.recommend import recommend
+from unfreeze.search.recommend import choose_rates, recommend
 from unfreeze.storage.ledger import Ledger
 from unfreeze.tracking.correlate import correlate
 
@@ -25,7 +25,8 @@ def read_evidence(ledger: Ledger) -> Evidence:
         raise StorageError(f"there is {what} in {ledger.url('')}; check storage and sweep.name, or run the sweep")
     model, plasticity = model_facts_from_dict(facts["model"]), plasticity_table_from_dict(table)
     trials = tuple(ledger.trials())
-    final = ledger.read_json("final.json")
+    final, opened = ledger.read_json("final.json"), ledger.tests()
+    tests = opened if config["search"].get("select_on") == "test" else None  # no such choice in older ledgers
     return Evidence(
         sweep=ledger.sweep,
         config=config,
@@ -34,6 +35,8 @@ def read_evidence(ledger: Ledger) -> Evidence:
         plasticity=plasticity,
         trials=trials,
         correlations=correlate(plasticity, trials, model),
-        recommendation=recommend(trials),
+        recommendation=recommend(trials, tests=tests),
         final=None if final is None else final_result_from_dict(final),
+        choices=tuple(choose_rates(trials, tests=tests)),
+        num_tested=len(opened),
     )

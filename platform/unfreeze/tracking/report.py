@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unfreeze.records import Correlation, Evidence, PlasticityTable, TrialRecord, to_dict
+from unfreeze.tracking.choices import CHOICE_HEADINGS, choice_rows, chosen_on, mean_and_sd
 from unfreeze.tracking.correlate import verdict
 from unfreeze.tracking.plasticity_report import (
     bound_lines,
@@ -38,6 +39,9 @@ def terminal_report(evidence: Evidence) -> str:
     console.print(make_table(f"Recommendation of {evidence.sweep}", ("", ""), recommendation_rows(evidence)))
     console.print(plasticity_table(evidence.plasticity))
     print_lines(console, [*ranking_lines(evidence.plasticity), *bound_lines(evidence.plasticity)])
+    if choices := choice_rows(evidence):
+        title = f"Each selection at its best rate: {chosen_on(evidence.choices[0])}"
+        console.print(make_table(title, CHOICE_HEADINGS, choices))
     headings: tuple[str, ...] = ("selection", "state", "val. accuracy", "learning rate", "seed", "trainable", "origin")
     console.print(make_table("Best trial per selection", headings, [_trial_row(t) for t in best_trials(evidence)[:10]]))
     headings = ("over", "mode", "n", "Spearman", "Kendall")
@@ -63,6 +67,10 @@ def html_report(evidence: Evidence, figures: Mapping[str, str] | None = None) ->
     return environment.get_template("report.html.j2").render(
         evidence=evidence,
         recommendation=recommendation_rows(evidence),
+        seal=_seal_line(evidence),
+        choice_headings=CHOICE_HEADINGS,
+        choices=choice_rows(evidence),
+        chosen_on=chosen_on(evidence.choices[0]) if evidence.choices else "",
         load_line=load_line(evidence) if evidence.final else None,
         verdict=verdict(evidence.correlations),
         correlations=[(*correlation_row(c), c.held_fixed) for c in evidence.correlations],
@@ -81,20 +89,22 @@ def recommendation_rows(evidence: Evidence) -> list[tuple[str, str]]:
     chosen, final = evidence.recommendation, evidence.final
     if chosen is None:
         return [("unfreeze", "nothing yet: no trial has finished")]
-    accuracy = f"{chosen.val_accuracy:.2%}"
-    if chosen.val_accuracy_sd is not None:
-        accuracy += f" ± {100 * chosen.val_accuracy_sd:.2f}"
     seeds = "1 seed" if chosen.num_seeds == 1 else f"{chosen.num_seeds} seeds"
+    basis = f"({'mean ± sd over ' if chosen.num_seeds > 1 else ''}{seeds})"
     share = chosen.trainable_parameters / evidence.model.num_parameters
     rows = [
         ("unfreeze", chosen.selection),
         ("learning rate", f"{chosen.learning_rate:.3g}"),
-        ("validation accuracy", f"{accuracy} ({'mean ± sd over ' if chosen.num_seeds > 1 else ''}{seeds})"),
+        ("validation accuracy", f"{mean_and_sd(chosen.val_accuracy, chosen.val_accuracy_sd)} {basis}"),
         ("trainable parameters", f"{chosen.trainable_parameters:,} ({share:.1%} of the model, head included)"),
     ]
+    if chosen.test_accuracy is not None:
+        rows.append(("chosen on", chosen_on(chosen)))
+        rows.append(("mean test accuracy", f"{mean_and_sd(chosen.test_accuracy, chosen.test_accuracy_sd)} {basis}"))
     if final is not None:
         interval = f"[{final.test_low:.2%}, {final.test_high:.2%}]"
-        rows.append(("test accuracy", f"{final.test_accuracy:.2%} {interval} (95 % Wilson, n = {final.num_test})"))
+        what = "test accuracy" if final.select_on == "val" else "of the exported run"
+        rows.append((what, f"{final.test_accuracy:.2%} {interval} (95 % Wilson, n = {final.num_test})"))
     return rows
 
 
@@ -130,6 +140,20 @@ def load_line(evidence: Evidence) -> str:
     # The embedded model becomes known to timm by this import.
     modules = "timm, unfreeze.models.tiny" if final.model_name == "unfreeze_tiny" else "timm"
     return f"import {modules}; model = timm.create_model({', '.join(arguments)}){comment}"
+
+
+def _seal_line(evidence: Evidence) -> str:
+    """What the choice saw of the test images."""
+    if evidence.recommendation is not None and evidence.recommendation.select_on == "test":
+        return f"Test images were opened for every trial: {chosen_on(evidence.recommendation)}."
+    opened = "the test images are still sealed"
+    if evidence.num_tested:
+        opened = (
+            f"yet an earlier run with search.select_on=test opened the test images for {evidence.num_tested} trials"
+        )
+    elif evidence.final is not None:
+        opened = "the test images were opened once, after the choice"
+    return f"Chosen on validation data only; {opened}."
 
 
 def _trial_row(trial: TrialRecord) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from unfreeze.records import (
     to_dict,
 )
 from unfreeze.storage.ledger import Ledger
+from unfreeze.tracking.choices import chosen_on
 from unfreeze.tracking.runs import PREPASS, SWEEP, MetricRow, RunTree
 from unfreeze.tracking.settings import flatten
 
@@ -28,7 +29,7 @@ _STATUS = {
     TrialState.FAILED: "FAILED",
 }
 # What may change when a sweep is resumed is no parameter: MLflow refuses a second value.
-_NOT_PARAMS = ("cluster", "storage", "tracking", "trial")
+_NOT_PARAMS = ("cluster", "storage", "tracking", "trial", "probe", "paper", "dry_run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ def write_sweep(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> None:
     if tree.is_written(SWEEP, digest):
         return
     tree.upload(SWEEP, "config.json", json.dumps(settings.config, indent=1).encode())
-    params = {key: value for key, value in settings.config.items() if key.partition(".")[0] not in _NOT_PARAMS}
+    fixed = {key: value for key, value in settings.config.items() if key.partition(".")[0] not in _NOT_PARAMS}
+    params = {key: value for key, value in fixed.items() if key != "search.select_on"}
     tree.write(SWEEP, params=params, tags=settings.environment, digest=digest)
 
 
@@ -120,6 +122,9 @@ def write_evidence(tree: RunTree, evidence: Evidence, figures: Mapping[str, str]
         tags["recommendation.selection"] = chosen.selection
         tags["recommendation.learning_rate"] = repr(chosen.learning_rate)
         tags["recommendation.trials"] = ", ".join(chosen.trial_ids)
+        tags["recommendation.chosen_on"] = chosen_on(chosen)
+        if chosen.test_accuracy is not None:
+            metrics.append(("recommendation/test_accuracy", chosen.test_accuracy, stamp, step))
     tree.write(SWEEP, metrics=metrics, tags=tags)
     for name, svg in figures.items():
         tree.upload(SWEEP, f"figures/{name}.svg", svg.encode())
@@ -163,6 +168,7 @@ def register(tree: RunTree, ledger: Ledger, final: FinalResult) -> None:
             "unfreeze.selection": final.selection,
             "unfreeze.trial": final.trial_id,
             "unfreeze.test_accuracy": f"{final.test_accuracy:.4f}",
+            "unfreeze.select_on": final.select_on,
         },
         description=f"timm.create_model({final.model_name!r}, checkpoint_path={file!r}{arguments})",
     )

@@ -1,0 +1,287 @@
+"""Finetuning: images per second and peak memory by selection, against a plain loop of the paper's shape.
+
+The plain loop trains everything: images decoded and cropped one by one with PIL in the main process, attention unfused,
+float32, a gradient for every tensor. On a CPU: DeiT-Tiny at 224 px, batch 32. With a GPU: ViT-B/16, 32-px uint8 images,
+bfloat16, also against the same model on random tensors that already lie on the device. All in one run, turn about, the
+faster of two; the last line of output is one JSON object.
+
+    python ops/bench/finetune.py --weights deit_tiny.safetensors --data flowers12 [--steps 4]
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from unfreeze.config import DataConfig, FinetuneConfig, ModelConfig
+from unfreeze.data import catalog
+from unfreeze.data.catalog import Part, load_train_val
+from unfreeze.data.crops import InputSpec
+from unfreeze.data.decode import make_array
+from unfreeze.finetune.loop import finetune
+from unfreeze.finetune.prefix import PrefixCache
+from unfreeze.finetune.warm import WarmModel
+from unfreeze.models.build import build_model
+from unfreeze.records import TrialSpec
+
+RESULTS = Path(__file__).parent / "results"
+RATE = 0.01
+# Selection → what the issue of the finetuning engine asks for, as a multiple of the plain loop's rate for `all`.
+CPU_SELECTIONS = ("all", "mha", "mha@9-11")
+MEMORY_SELECTIONS = ("all", "mha", "ln1+ln2")
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.memory:
+        print(json.dumps(measure_memory(arguments, arguments.memory)))
+        return
+    torch.set_num_threads(os.cpu_count() or 1)
+    runs = gpu_runs(arguments) if CUDA else cpu_runs(arguments)
+    rates: dict[str, float] = {}
+    for name, run in [*runs.items()] * 2:
+        rates[name] = max(run(), rates.get(name, 0.0))
+        print(f"{name}: {rates[name]:.1f} images/s", flush=True)
+    plain = rates.pop("plain")
+    results = [
+        {"name": name, "ours": round(rate, 2), "theirs": round(plain, 2), "unit": "images/s", "ratio": rate / plain}
+        for name, rate in rates.items()
+        if not name.startswith("tensors")
+    ]
+    if CUDA:
+        ceiling = rates["tensors_all"]
+        results.append({"name": "of_random_tensors", "ours": rates["all"], "theirs": ceiling, "unit": "images/s"})
+        results[-1]["ratio"] = rates["all"] / ceiling
+    results += memory_results(arguments)
+    device = torch.cuda.get_device_name() if CUDA else f"{os.cpu_count()} CPU cores, {platform.machine()}"
+    for result in results:
+        result |= {"ratio": round(result["ratio"], 3), "device": device}
+    report = {
+        "name": "finetune",
+        "date": datetime.date.today().isoformat(),
+        "device": device,
+        "torch": torch.__version__,
+        "batch_size": arguments.batch_size,
+        "steps": arguments.steps,
+        "results": results,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"finetune_{'gpu' if CUDA else 'cpu'}.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="random", help="of DeiT-Tiny (CPU) or ViT-B/16 (GPU)")
+    parser.add_argument("--data", help="a tree with train/<class>/ of images; CPU only")
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps that are timed, after as many to warm up")
+    parser.add_argument("--batch-size", type=int, default=512 if CUDA else 32)
+    parser.add_argument("--memory", help=argparse.SUPPRESS)  # one selection, in a process of its own
+    arguments = parser.parse_args()
+    if not CUDA and arguments.data is None:
+        parser.error("--data must name a tree with train/<class>/ of images")
+    return arguments
+
+
+# --- ours -------------------------------------------------------------------------------------------------------------
+
+
+def build(arguments: argparse.Namespace, num_classes: int) -> WarmModel:
+    name = "vit_base_patch16_224" if CUDA else "deit_tiny_patch16_224"
+    config = ModelConfig(name=name, weights=arguments.weights)
+    return WarmModel(build_model(config, num_classes=num_classes, cache_dir=Path("unused")), DEVICE)
+
+
+def load(arguments: argparse.Namespace, cache_dir: str) -> catalog.Dataset:
+    """Training images, and two for validation, whose cost is not to be seen."""
+    if CUDA:
+        pixels = np.random.default_rng(0).integers(0, 256, (20_000, 32, 32, 3), dtype=np.uint8)
+        part = Part(make_array(pixels, np.arange(len(pixels)) % 10), np.arange(len(pixels)))
+        data = catalog.Dataset(tuple("0123456789"), part, part, num_test=0, digest="", bad_files=())
+    else:
+        data = load_train_val(DataConfig(name="folder", path=arguments.data, cache_dir=cache_dir), image_size=224)
+    few = Part(data.val.array, data.val.indices[:2])
+    return catalog.Dataset(data.classes, data.train, few, num_test=0, digest=data.digest, bad_files=())
+
+
+def train(
+    warm: WarmModel, data: catalog.Dataset, arguments: argparse.Namespace, selection: str, cache: PrefixCache | None
+) -> float:
+    """Images per second of the second half of a trial's steps."""
+    config = FinetuneConfig(steps=2 * arguments.steps, batch_size=arguments.batch_size, num_reports=2)
+    trial = TrialSpec(index=0, selection=selection, learning_rate=RATE, seed=0, origin="bench")
+    augment = "none" if cache else "crop_flip"
+    reports = [p.reports[-1] for p in finetune(warm, data, trial, config, augment=augment, prefixes=cache)]
+    return arguments.steps * arguments.batch_size / (reports[1].seconds - reports[0].seconds)
+
+
+# --- the plain loop ---------------------------------------------------------------------------------------------------
+
+
+def plain_rate(module: nn.Module, loader: Iterator[tuple[Tensor, Tensor]], steps: int) -> float:
+    """Images per second of a loop that trains everything, after as many steps to warm up."""
+    for layer in module.modules():
+        if hasattr(layer, "fused_attn"):
+            layer.fused_attn = False
+    module.train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=RATE, momentum=0.9)
+    seen, started = 0, 0.0
+    for step, (images, labels) in enumerate(loader):
+        if step == steps:
+            wait()
+            seen, started = 0, time.perf_counter()
+        if step == 2 * steps:
+            break
+        loss = F.cross_entropy(module(images.to(DEVICE)), labels.to(DEVICE))
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seen += len(images)
+    wait()
+    return seen / (time.perf_counter() - started)
+
+
+def wait() -> None:
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def chain(spec: InputSpec) -> transforms.Compose:
+    steps = [transforms.RandomResizedCrop(spec.image_size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    return transforms.Compose([*steps, transforms.Normalize(spec.mean, spec.std)])
+
+
+class Pictures(Dataset):
+    """Images in memory, transformed one by one when asked for."""
+
+    def __init__(self, part: Part, spec: InputSpec) -> None:
+        self._part, self._chain = part, chain(spec)
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture = transforms.functional.to_pil_image(self._part.take(np.array([index]))[0])
+        return self._chain(picture), int(self._part.labels[index])
+
+
+def repeat(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from loader
+
+
+# --- what is run ------------------------------------------------------------------------------------------------------
+
+
+def cpu_runs(arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
+    folder = tempfile.mkdtemp(prefix="unfreeze-bench-")
+    data = load(arguments, folder)
+    warm = build(arguments, len(data.classes))
+    cache = PrefixCache(Path(folder) / "prefix", 2**34)
+
+    def plain() -> float:
+        own = build(arguments, len(data.classes))
+        pictures = ImageFolder(str(Path(arguments.data) / "train"), transform=chain(own.base.spec))
+        loader = DataLoader(pictures, batch_size=arguments.batch_size, shuffle=True, drop_last=True)
+        return plain_rate(own.module, repeat(loader), arguments.steps)
+
+    runs: dict[str, Callable[[], float]] = {"plain": plain}
+    for selection in CPU_SELECTIONS:
+        runs[selection] = lambda selection=selection: train(warm, data, arguments, selection, None)
+    runs["mha@9-11_cached"] = lambda: train(warm, data, arguments, "mha@9-11", cache)
+    return runs
+
+
+def gpu_runs(arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
+    data = load(arguments, "unused")
+    warm = build(arguments, len(data.classes))
+    spec = warm.base.spec
+
+    def plain() -> float:
+        own = build(arguments, len(data.classes))
+        loader = DataLoader(Pictures(data.train, spec), batch_size=128, shuffle=True, drop_last=True)
+        return plain_rate(own.module, repeat(loader), arguments.steps)
+
+    def tensors() -> float:
+        """Ours with the pipeline taken out: the batches are random tensors on the device."""
+        from unfreeze.data.batches import TrainBatches
+
+        images = torch.randn(arguments.batch_size, 3, spec.image_size, spec.image_size, device=DEVICE)
+        labels = torch.zeros(arguments.batch_size, dtype=torch.int64, device=DEVICE)
+        whole = TrainBatches.iterate
+        TrainBatches.iterate = lambda self, first, end: ((images, labels) for _ in range(first, end))  # type: ignore[method-assign, assignment, misc]
+        try:
+            return train(warm, data, arguments, "all", None)
+        finally:
+            TrainBatches.iterate = whole  # type: ignore[method-assign]
+
+    runs: dict[str, Callable[[], float]] = {"plain": plain, "tensors_all": tensors}
+    for selection in ("all", "mha", "mha@9-11"):
+        runs[selection] = lambda selection=selection: train(warm, data, arguments, selection, None)
+    return runs
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def memory_results(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Peak memory beyond model and data, each selection in a process of its own; ratios are to `all`."""
+    peaks = {}
+    for selection in MEMORY_SELECTIONS:
+        command = [sys.executable, __file__, "--memory", selection, "--weights", arguments.weights]
+        command += ["--batch-size", str(arguments.batch_size)] + (["--data", arguments.data] if arguments.data else [])
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        peaks[selection] = json.loads(output.splitlines()[-1])["peak_mib"]
+        print(f"{selection}: {peaks[selection]:.0f} MiB beyond model and data", flush=True)
+    return [
+        {"name": f"peak_memory_{name}", "ours": round(peak), "theirs": round(peaks["all"]), "unit": "MiB"}
+        | {"ratio": peak / peaks["all"], "ratio_is": "ours / theirs, below 1 is better"}
+        for name, peak in peaks.items()
+        if name != "all"
+    ]
+
+
+def measure_memory(arguments: argparse.Namespace, selection: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        data = load(arguments, folder)
+        warm = build(arguments, len(data.classes))
+        config = FinetuneConfig(steps=2, batch_size=arguments.batch_size, num_reports=1)
+        trial = TrialSpec(index=0, selection=selection, learning_rate=RATE, seed=0, origin="bench")
+        if CUDA:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        else:
+            data.train.take(np.arange(len(data.train)))  # the mapped images count as memory once they were read
+            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+            before = memory_kib("VmRSS") * 1024
+        list(finetune(warm, data, trial, config, augment="crop_flip"))
+        peak = torch.cuda.max_memory_allocated() if CUDA else memory_kib("VmHWM") * 1024
+    return {"selection": selection, "peak_mib": (peak - before) / 2**20}
+
+
+def memory_kib(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
+
+
+if __name__ == "__main__":
+    main()

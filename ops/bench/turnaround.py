@@ -1,0 +1,77 @@
+"""How long a slot does not train between two trials: from the last report of one to the first batch of the next.
+
+A whole sweep on one warm slot: Ray, Tune, board, ledger and checkpoints as in any other. Read from the trials' records:
+a report's timestamp minus its seconds is when the trial's loop began. The other side is the start-up of a Ray Train run
+per trial, measured by trial_overhead.py. The last line of output is one JSON object.
+
+    python ops/bench/turnaround.py [--trials 12] [--weights deit_tiny.safetensors --data flowers12]
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from unfreeze.config import load_config
+from unfreeze.storage.ledger import Ledger
+from unfreeze.sweep.run import run_sweep
+
+RESULTS = Path(__file__).parent / "results"
+BAR_S = 0.3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--weights", help="of DeiT-Tiny; without, the embedded model on the embedded digits")
+    parser.add_argument("--data", help="a tree with train/<class>/ of images, with --weights")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="unfreeze-bench-", ignore_cleanup_errors=True) as folder:
+        config = load_config(settings(arguments, folder))
+        run_sweep(config)
+        records = Ledger(config.storage, config.sweep.name).trials()
+    began = sorted(r.reports[0].timestamp_ms / 1000 - r.reports[0].seconds for r in records)
+    ended = sorted(r.reports[-1].timestamp_ms / 1000 for r in records)
+    gaps = [start - end for end, start in zip(ended, began[1:], strict=False)]
+    result = {
+        "name": "turnaround",
+        "date": datetime.date.today().isoformat(),
+        "ours": round(statistics.median(gaps), 4),
+        "theirs": BAR_S,
+        "unit": "s",
+        "ratio": round(BAR_S / statistics.median(gaps), 2),
+        "largest": round(max(gaps), 4),
+        "gaps": len(gaps),
+        "model": "deit_tiny_patch16_224, 112 px" if arguments.weights else "unfreeze_tiny",
+        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "turnaround.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+def settings(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """One slot, and always a next trial waiting for it; few steps, since the gaps are what is looked at."""
+    raw: dict[str, Any] = {
+        "sweep": {"name": "turnaround"},
+        "storage": f"{folder}/runs",
+        "tracking": {"uri": None},
+        "cluster": {"num_slots": 1},
+        "plasticity": {"num_pairs": 64, "bounds": False},
+        "data": {"max_train_images": 200, "cache_dir": f"{folder}/cache"},
+        "finetune": {"steps": 6, "batch_size": 16, "num_reports": 2},
+        "search": {"num_trials": arguments.trials, "confirm_top": 0, "early_stopping": False},
+    }
+    if arguments.weights:
+        raw["model"] = {"name": "deit_tiny_patch16_224", "weights": arguments.weights, "image_size": 112}
+        raw["data"] |= {"name": "folder", "path": arguments.data, "source_path": arguments.data}
+    return raw
+
+
+if __name__ == "__main__":
+    main()

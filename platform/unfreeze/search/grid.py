@@ -1,0 +1,125 @@
+"""The grid: every selection at every learning rate with every seed, and nothing else.
+
+Trial i is the i-th of seeds × selections × learning rates, seeds outermost: cut at any time, the grid is a full picture
+of its first seeds. Nothing is sampled, stopped early or confirmed, and no trial waits for another's outcome.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import TrialState as OptunaState
+
+from unfreeze.components.selection import count_trainable, parse_selection
+from unfreeze.config import SearchConfig
+from unfreeze.errors import ConfigError, SelectionError
+from unfreeze.records import COMPONENTS, ModelFacts, TrialRecord, TrialSpec
+from unfreeze.search.planner import observed_value
+
+# What limits or steers a search, with the value that leaves it alone: a grid says itself what is tried.
+_NOT_FOR_A_GRID = {"max_trainable_share": 1.0, "max_flops_share": 1.0, "max_memory_gib": None, "objective": "accuracy"}
+
+
+@dataclass(frozen=True, slots=True)
+class GridSpace:
+    """The three axes, each in the order it is walked."""
+
+    selections: tuple[str, ...]  # canonical
+    learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return {
+            "selection": CategoricalDistribution(self.selections),
+            "learning_rate": CategoricalDistribution(self.learning_rates),
+            "seed": CategoricalDistribution(self.seeds),
+        }
+
+
+class GridPlanner:
+    """Plans a grid's trials one by one; for `PlannedSearch` it is what `Planner` is.
+
+    Args:
+        scores: component → prior score; single components come first, from the highest to the lowest.
+
+    Raises:
+        SelectionError: a selection cannot be read, names what the model does not have, trains nothing or comes twice.
+        ConfigError: a limit of the search is set, which a grid would not heed.
+    """
+
+    def __init__(
+        self, config: SearchConfig, model: ModelFacts, *, scores: Mapping[str, float], train_head: bool
+    ) -> None:
+        _check_unlimited(config)
+        selections = _canonical(config.selections, model, train_head=train_head)
+        self.space = GridSpace(
+            selections=tuple(_prior_first(selections, scores)),
+            learning_rates=tuple(config.learning_rates),
+            seeds=tuple(config.seeds),
+        )
+        self._concurrency = config.concurrency
+        self._points = list(product(self.space.seeds, self.space.selections, self.space.learning_rates))
+
+    @property
+    def max_trials(self) -> int:
+        return len(self._points)
+
+    def is_ready(self, index: int, final: Mapping[int, TrialRecord]) -> bool:
+        """Whether trial ``index`` may start: any time, with no more than ``search.concurrency`` in flight."""
+        return sum(earlier not in final for earlier in range(index)) < self._concurrency
+
+    def plan(self, index: int, final: Mapping[int, TrialRecord], planned: Mapping[int, TrialSpec]) -> TrialSpec | None:
+        """Trial ``index``, or None beyond the grid; what came out before does not matter."""
+        if index >= len(self._points):
+            return None
+        seed, selection, learning_rate = self._points[index]
+        origin = "prior" if selection in COMPONENTS else "baseline"
+        return TrialSpec(index=index, selection=selection, learning_rate=learning_rate, seed=seed, origin=origin)
+
+    def params(self, spec: TrialSpec) -> dict[str, Any]:
+        """The point of the grid that a trial stands for."""
+        return {"selection": spec.selection, "learning_rate": spec.learning_rate, "seed": spec.seed}
+
+    def optuna_trial(self, spec: TrialSpec, record: TrialRecord | None) -> optuna.trial.FrozenTrial:
+        """A trial as Optuna sees it; ``record`` None: still running."""
+        value = None if record is None else observed_value(record)
+        state = OptunaState.RUNNING if record is None else OptunaState.FAIL if value is None else OptunaState.COMPLETE
+        return optuna.trial.create_trial(
+            state=state, value=value, params=self.params(spec), distributions=self.space.distributions
+        )
+
+
+def _check_unlimited(config: SearchConfig) -> None:
+    values = {name: getattr(config, name) for name in _NOT_FOR_A_GRID}
+    limits = [f"search.{name}={value}" for name, value in values.items() if value != _NOT_FOR_A_GRID[name]]
+    if limits:
+        raise ConfigError(
+            f"search=grid tries what it lists and nothing else, but got {', '.join(limits)}; leave that out, or take "
+            f"what is too large off search.selections"
+        )
+
+
+def _canonical(texts: list[str], model: ModelFacts, *, train_head: bool) -> list[str]:
+    """The selections in canonical form, each once and each training something."""
+    written: dict[str, str] = {}
+    for text in texts:
+        selection = parse_selection(text, num_blocks=model.num_blocks)
+        if not count_trainable(selection, model.parameters, train_head=train_head):
+            raise SelectionError(f"selection {text!r} with finetune.train_head=false trains nothing")
+        if str(selection) in written:
+            raise SelectionError(
+                f"search.selections has {written[str(selection)]!r} and {text!r}, which are the same in a model of "
+                f"{model.num_blocks} blocks; leave one out"
+            )
+        written[str(selection)] = text
+    return list(written)
+
+
+def _prior_first(selections: list[str], scores: Mapping[str, float]) -> list[str]:
+    """Single components from the highest score to the lowest, then the others as they were listed."""
+    singles = [name for name in COMPONENTS if name in selections]
+    return sorted(singles, key=lambda name: -scores[name]) + [text for text in selections if text not in COMPONENTS]

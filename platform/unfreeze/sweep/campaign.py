@@ -1,0 +1,38 @@
+"""Several sweeps one after another: one that fails is reported, and the others still run.
+
+Each has a Ray session of its own where Ray is started here: a slot leaves a cleaner actor of 0.6 GB behind (ray#65443),
+and a start costs seconds against the hours of a sweep.
+"""
+
+import sys
+import traceback
+from collections.abc import Mapping
+
+from unfreeze.config import Config
+from unfreeze.errors import SweepInterrupted, UnfreezeError
+from unfreeze.records import Evidence
+from unfreeze.sweep.run import run_sweep
+
+
+def run_campaign(configs: Mapping[str, Config]) -> tuple[dict[str, Evidence], dict[str, str]]:
+    """Run each sweep to its end or go on with it; the evidence of what ended well, and the error of what did not.
+
+    Raises:
+        SweepInterrupted: stopped by a signal, and then no further sweep is begun.
+    """
+    evidence: dict[str, Evidence] = {}
+    errors: dict[str, str] = {}
+    for number, (name, config) in enumerate(configs.items(), 1):
+        print(f"{number}/{len(configs)}: {name}, sweep {config.sweep.name}", file=sys.stderr, flush=True)
+        try:
+            evidence[name] = run_sweep(config)
+        except SweepInterrupted:
+            raise
+        except UnfreezeError as error:
+            errors[name] = str(error)
+        except Exception as error:  # whatever it was, days of other sweeps do not hang on it
+            traceback.print_exc()
+            errors[name] = f"{type(error).__name__}: {error}"
+        if name in errors:
+            print(f"{name} failed: {errors[name]}", file=sys.stderr, flush=True)
+    return evidence, errors

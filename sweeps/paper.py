@@ -1,0 +1,42 @@
+"""The paper's experiments: 84 runs on each of its eleven sets, each set a sweep of its own, one after another.
+
+python sweeps/paper.py paper.root=/data storage=s3://bucket/runs cluster=gpu
+python sweeps/paper.py paper.root=/data paper.sets=[pet,flowers102] dry_run=true
+
+Every option holds for all sets. Run again it goes on where it stopped; conf/experiment/paper.yaml says where data lies.
+"""
+
+from typing import TYPE_CHECKING
+
+from entry import launch, recompose
+
+if TYPE_CHECKING:
+    from unfreeze.config import Config
+
+
+def main(config: "Config") -> None:
+    from unfreeze.errors import UnfreezeError
+
+    configs: dict[str, Config] = {
+        name: recompose(f"paper_{name}", f"++sweep.name={config.sweep.name}-{name}") for name in config.paper.sets
+    }
+    if config.dry_run:
+        from unfreeze.sweep.plan import plan_sweep, terminal_plan
+
+        print(terminal_plan([plan_sweep(own) for own in configs.values()]))
+        return
+    from unfreeze.sweep.campaign import run_campaign
+    from unfreeze.tracking.paper_table import paper_table
+
+    evidence, errors = run_campaign(configs)
+    print(paper_table(evidence))
+    if errors:
+        listing = "\n".join(f"  {name}: {error}" for name, error in errors.items())
+        raise UnfreezeError(
+            f"{len(errors)} of {len(configs)} sets failed; mend the cause and run the same command, it goes on where "
+            f"it stopped:\n{listing}"
+        )
+
+
+if __name__ == "__main__":
+    launch(main, experiment="paper")
