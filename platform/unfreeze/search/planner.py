@@ -95,7 +95,9 @@ class Planner:
     def _sample(self, index: int, known: Mapping[int, TrialRecord], planned: Mapping[int, TrialSpec]) -> _Point:
         """Ask a fresh TPE that has seen exactly the known trials, and the planned ones as running."""
         seed = derive_seed(self._seed, "sampler", index) % 2**32
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(len(self._first), 10))
+        # Switches are sampled together, with two objectives too: one by one, the same point came out again and again.
+        num_random = min(len(self._first), 10)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=num_random, multivariate=True)
         # Accuracy, and with two objectives the FLOPs of training.
         directions: list[Literal["maximize", "minimize"]] = ["maximize"]
         if self._is_pareto:
