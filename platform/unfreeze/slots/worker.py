@@ -112,6 +112,8 @@ def _run(slot: _Slot, job: dict[str, Any]) -> None:
     trial = trial_spec_from_dict(job["trial"])
     written = slot.ledger.trial(trial.trial_id)
     if written is not None and written.state.is_final:  # the slot that ran it died between the ledger and the board
+        if slot.is_leader:
+            slot.ledger.delete(_checkpoint_key(trial, "last"))
         _finish(slot, job, written)
         return
     attempts = written.attempts + 1 if written is not None else 1
@@ -122,10 +124,14 @@ def _run(slot: _Slot, job: dict[str, Any]) -> None:
     except Diverged as error:
         record = replace(_last_written(slot, record), state=TrialState.DIVERGED, error=str(error))
     except (UnfreezeError, RuntimeError) as error:  # RuntimeError: out of memory and other device errors
-        if slot.worker.world_size > 1:
-            raise  # the other ranks wait in a collective; only a restarted group is in step again
         logger.exception("%s failed", trial.trial_id)
         record = replace(_last_written(slot, record), state=TrialState.FAILED, error=f"{type(error).__name__}: {error}")
+        if slot.worker.world_size > 1:
+            # The other ranks wait in a collective; only a restarted group is in step again. What another attempt would
+            # meet again is recorded by whichever rank met it, or it would take the slot down once more each time.
+            if isinstance(error, UnfreezeError):
+                slot.ledger.write_trial(record)
+            raise
     if record.state.is_final and slot.is_leader:
         slot.ledger.write_trial(record)
         slot.ledger.delete(_checkpoint_key(trial, "last"))
