@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from unfreeze.records import Correlation, Evidence, PlasticityTable, TrialRecord, to_dict
 from unfreeze.tracking.choices import CHOICE_HEADINGS, choice_rows, chosen_on, mean_and_sd
 from unfreeze.tracking.correlate import verdict
+from unfreeze.tracking.front import FRONT_HEADINGS, front_rows
 from unfreeze.tracking.plasticity_report import (
     bound_lines,
     confidence,
@@ -44,6 +45,8 @@ def terminal_report(evidence: Evidence) -> str:
         console.print(make_table(title, CHOICE_HEADINGS, choices))
     headings: tuple[str, ...] = ("selection", "state", "val. accuracy", "learning rate", "seed", "trainable", "origin")
     console.print(make_table("Best trial per selection", headings, [_trial_row(t) for t in best_trials(evidence)[:10]]))
+    if front := front_rows(evidence):
+        console.print(make_table("Accuracy against cost", FRONT_HEADINGS, front))
     headings = ("over", "mode", "n", "Spearman", "Kendall")
     console.print(make_table("Plasticity and accuracy", headings, [correlation_row(c) for c in evidence.correlations]))
     console.print(verdict(evidence.correlations), markup=False)
@@ -71,6 +74,8 @@ def html_report(evidence: Evidence, figures: Mapping[str, str] | None = None) ->
         choice_headings=CHOICE_HEADINGS,
         choices=choice_rows(evidence),
         chosen_on=chosen_on(evidence.choices[0]) if evidence.choices else "",
+        front_headings=FRONT_HEADINGS,
+        front=front_rows(evidence),
         load_line=load_line(evidence) if evidence.final else None,
         verdict=verdict(evidence.correlations),
         correlations=[(*correlation_row(c), c.held_fixed) for c in evidence.correlations],
