@@ -347,6 +347,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     yield from _data_contradictions(config.data)
     yield from _finetune_contradictions(config.finetune)
+    yield from _lora_contradictions(config)
     yield from _shard_contradictions(config.finetune, config.cluster.workers_per_trial)
     yield from _mixing_contradictions(config.finetune, config.cluster.workers_per_trial)
     yield from _search_contradictions(config.search)
@@ -355,6 +356,12 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             ("search", "sweep"),
             f"a grid is judged when it is complete, so all its checkpoints are kept: sweep.checkpoint_gib must be 0, "
             f"but got {config.sweep.checkpoint_gib:g}",
+        )
+    if config.search.objective == "pareto" and config.sweep.checkpoint_gib:
+        yield (
+            ("search", "sweep"),
+            f"sweep.checkpoint_gib keeps the most accurate trials, not the front of search.objective=pareto: set it to "
+            f"0, but got {config.sweep.checkpoint_gib:g}",
         )
     if config.finetune.prefix_cache_gib and config.data.augment != "none" and not config.data.num_views:
         yield (
@@ -407,6 +414,16 @@ def _shard_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[tu
     if unfit:
         listing = ", ".join(f"finetune.{name}" for name in unfit)
         yield ("finetune",), f"finetune.shard=true works without {listing}: switch off one or the other"
+
+
+def _lora_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    adapted = [text for text in (*config.search.baselines, *config.search.selections) if ":lora(" in text]
+    if config.finetune.shard and adapted:
+        yield (
+            ("finetune", "search"),
+            f"LoRA adapts whole layers, which finetune.shard=true spreads over workers: leave out {', '.join(adapted)} "
+            f"or set finetune.shard=false",
+        )
 
 
 def _mixing_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -36,7 +36,7 @@ def open_prefix(
     plain = {"batch_size": 8, "seed": 3, "augment": "none", "device": CPU, "rank": rank, "world_size": 2}
     batches = TrainBatches(data.train, warm.base.spec, **{**plain, **settings})
     autocast = make_autocast("float32", CPU)
-    return cache.open(warm.module, data, batches, start=start, base_digest="base", autocast=autocast)
+    return cache.open(warm.module, data, batches, start=start, facts=warm.base.facts, autocast=autocast)
 
 
 def count_calls(layer: nn.Module) -> list[int]:
@@ -166,3 +166,33 @@ def test_the_longest_unused_makes_room(tmp_path: Path, data: Dataset, make_warm:
     open_prefix(cache, make_warm(depth=4), data, 3)
     assert sum(p.stat().st_size for p in cache.folder.glob("*/tokens")) <= 2 * one
     assert np.array_equal(kept.train.numpy(), before.numpy())  # whoever still reads a dropped one keeps it
+
+
+def test_precision_and_heads_make_another_prefix(cache: PrefixCache, data: Dataset, make_warm: MakeWarm) -> None:
+    """Neither shows in the weights, in the tokens' type or in the layers' repr."""
+
+    def tokens(warm: WarmModel, precision: str) -> torch.Tensor:
+        batches = TrainBatches(data.train, warm.base.spec, batch_size=8, seed=0, augment="none", device=CPU)
+        autocast = make_autocast(precision, CPU)
+        prefix = cache.open(warm.module, data, batches, start=1, facts=warm.base.facts, autocast=autocast)
+        assert prefix is not None
+        return prefix.train.clone()
+
+    plain = tokens(make_warm(), "float32")
+    assert not torch.equal(plain, tokens(make_warm(), "bfloat16"))
+    assert not torch.equal(plain, tokens(make_warm(num_heads=4), "float32"))
+    assert torch.equal(plain, tokens(make_warm(), "float32"))
+
+
+def test_where_it_cannot_be_written_the_trial_goes_without(
+    tmp_path: Path,
+    data: Dataset,
+    make_warm: MakeWarm,
+    make_spec: MakeSpec,
+    make_config: MakeConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    cache = PrefixCache(tmp_path / "file" / "prefix", 2**30)
+    assert len(run(make_warm(), data, make_spec("mha@1"), make_config(), prefixes=cache)) == 4
+    assert "no activations are cached" in caplog.text

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,17 @@ def test_the_searcher_runs_the_grid_and_resumes_it(
     assert [spec.index for spec in ran] == [17, 19, *range(20, 84)]
     assert [record.spec for record in ledger.trials()] == planned
     assert search.is_complete
+
+
+def test_lora_is_a_selection_like_any_other_and_checked_before_anything_starts(model: ModelFacts) -> None:
+    adaptable = replace(model, width=64, lora_sizes={f"{block}.mha": 512 for block in range(model.num_blocks)})
+
+    def plan(*selections: str) -> list[str]:
+        config = SearchConfig(space="grid", selections=list(selections), learning_rates=[0.01], seeds=[0])
+        planner = GridPlanner(config, adaptable, scores=SCORES, train_head=True)
+        specs = [planner.plan(index, {}, {}) for index in range(planner.max_trials)]
+        return [spec.selection for spec in specs if spec is not None]
+
+    assert plan("mha:lora(8)", "mha") == ["mha", "mha:lora(8)"]
+    with pytest.raises(SelectionError, match="rank 999"):
+        plan("mha:lora(999)")

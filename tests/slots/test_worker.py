@@ -53,7 +53,9 @@ def slot(tmp_path: Path) -> Iterator[_Slot]:
     dist.destroy_process_group()
 
 
-def test_of_several_workers_the_one_without_memory_records_why_and_the_trial_is_not_tried_again(slot: _Slot) -> None:
+def test_of_several_workers_the_one_without_memory_records_why_and_the_trial_is_not_tried_again(
+    slot: _Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forwards: list[int] = []
 
     def is_full(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -67,6 +69,8 @@ def test_of_several_workers_the_one_without_memory_records_why_and_the_trial_is_
     assert record is not None
     assert record.state is TrialState.FAILED
     assert "finetune.micro_batch_size=2" in str(record.error)
+    # The leader, which is not here, reads the record and tells it.
+    monkeypatch.setattr("unfreeze.slots.worker._agree", lambda *_: record)
     _run(slot, {**JOB, "attempt": 2})
     assert forwards == [4]
     assert slot.ledger.trial(SPEC.trial_id) == record

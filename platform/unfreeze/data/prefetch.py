@@ -1,5 +1,6 @@
 """The next batch made ready while the last one is in use, by a thread and, on a GPU, a stream of its own."""
 
+import functools
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -37,9 +38,15 @@ def on_side_stream(batches: Generator[Batch], device: torch.device) -> Generator
             yield batch
 
 
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all pipelines: the allocator keeps freed memory apart by stream."""
+    return torch.cuda.Stream(device)
+
+
 def _launched(batches: Generator[Batch], device: torch.device) -> Generator[tuple[Batch, torch.cuda.Event]]:
     """Each batch with the event after its last kernel; runs in the thread of `ahead`."""
-    stream = torch.cuda.Stream(device)
+    stream = _side_stream(device)
     with closing(batches):
         while True:
             with torch.cuda.stream(stream):  # entered anew each time: the current stream belongs to the thread

@@ -186,11 +186,12 @@ class CostModel:
         """Training FLOPs of a selection / those of `all`."""
         return self.flops(selection).total / self.flops(parse_selection("all", num_blocks=self.model.num_blocks)).total
 
-    def validation_flops(self, num_images: int) -> float:
-        """FLOPs of one validation, one worker's share."""
+    def validation_flops(self, num_images: int, selection: Selection | None = None) -> float:
+        """FLOPs of one validation, one worker's share; of ``selection``'s where it reads cached activations."""
+        if selection is not None:
+            return self.flops(selection).forward * num_images / self.num_workers
         nothing = parse_selection("none", num_blocks=self.model.num_blocks)
-        plain = CostModel(self.model, FinetuneConfig())  # no cache holds validation images
-        return plain.flops(nothing).forward * num_images / self.num_workers
+        return CostModel(self.model, FinetuneConfig()).flops(nothing).forward * num_images / self.num_workers
 
     def trial(self, selection: Selection, time: StepTime, *, num_train: int, num_val: int) -> TrialCost:
         """The cost of a trial on ``num_train`` images, validated on ``num_val``."""
@@ -207,7 +208,7 @@ class CostModel:
             flops_share=self.flops_share(selection),
             memory=self.memory(selection),
             step_s=step_s,
-            total_s=num_steps * step_s + num_reports * self.validation_flops(num_val) / time.flops_per_s,
+            total_s=num_steps * step_s + num_reports * self.validation_flops(num_val, selection) / time.flops_per_s,
         )
 
     def memory(self, selection: Selection) -> MemoryCost:

@@ -16,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from unfreeze.config import FinetuneConfig
 from unfreeze.data.batches import TrainBatches, eval_batches
 from unfreeze.data.catalog import Dataset, Part
+from unfreeze.data.prefetch import Batch
+from unfreeze.errors import DeviceMemoryError
 from unfreeze.finetune.checkpoint import Checkpoint, optimizer_tensors, restore
 from unfreeze.finetune.evaluate import Evaluation, evaluate_batches, sum_over_workers
 from unfreeze.finetune.memory import MicroBatch, is_out_of_memory
@@ -106,9 +108,7 @@ def finetune(
     start = lowest_trained_block(names, num_blocks)
     prefix = None
     if prefixes is not None:
-        prefix = prefixes.open(
-            module, data, batches, start=start, base_digest=warm.base.facts.digest, autocast=autocast
-        )
+        prefix = prefixes.open(module, data, batches, start=start, facts=warm.base.facts, autocast=autocast)
     network = make_network(module, config, start=prefix.start if prefix else 0, worker=worker)
     num_steps = num_steps_of(config, len(data.train))
     validate_after = report_steps(num_steps, config.num_reports)
@@ -265,9 +265,18 @@ def _validate(
     """Accuracy and loss on the validation images, each counted once over all workers of the trial."""
     device, rank, world_size, size = batches.device, batches.rank, batches.world_size, config.eval_batch_size
     source = eval_batches if prefix is None else prefix.val_batches
-    inputs = source(val, batches.spec, batch_size=size, device=device, rank=rank, world_size=world_size)
+    inputs: Iterator[Batch] = source(
+        val, batches.spec, batch_size=size, device=device, rank=rank, world_size=world_size
+    )
     if is_sharded(network):
         inputs = in_step(
             inputs, num_images=len(val), batch_size=size, image_size=batches.spec.image_size, device=device
         )
-    return evaluate_batches(network, inputs, autocast=autocast, device=device, world_size=world_size)
+    try:
+        return evaluate_batches(network, inputs, autocast=autocast, device=device, world_size=world_size)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceMemoryError(
+            f"out of memory in validation with finetune.eval_batch_size={size} images per worker; set a smaller one"
+        ) from error

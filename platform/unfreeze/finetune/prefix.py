@@ -4,11 +4,14 @@ Between trials the base weights are the same, so where a selection's lowest trai
 as it was (no augmentation, or a fixed number of views), the tokens that enter block k never change.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Callable, Generator, Iterator
+import uuid
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +23,9 @@ from unfreeze.config import FinetuneConfig
 from unfreeze.data.batches import TrainBatches, training_views
 from unfreeze.data.catalog import Dataset, Part
 from unfreeze.data.crops import InputSpec
+from unfreeze.data.prefetch import Batch, prefetched
 from unfreeze.finetune.network import Network, embed, has_randomness
+from unfreeze.records import ModelFacts
 
 logger = logging.getLogger(__name__)
 
@@ -37,22 +42,30 @@ class Prefix:
     train: Tensor
     val: Tensor
 
-    def iterate(self, first_step: int, num_steps: int) -> Generator[tuple[Tensor, Tensor]]:
+    def iterate(self, first_step: int, num_steps: int) -> Generator[Batch]:
         """What `TrainBatches.iterate` gives, with tokens in place of images."""
         batches, num_views = self.batches, max(self.batches.num_views, 1)
-        for step in range(first_step, num_steps):
-            positions, views = batches.positions(step)
-            rows = torch.from_numpy(positions * num_views + views)
-            labels = torch.from_numpy(batches.part.labels[positions])
-            yield _to_device(self.train[rows], batches.device), labels.to(batches.device, non_blocking=True)
+
+        def each() -> Generator[Batch]:
+            for step in range(first_step, num_steps):
+                positions, views = batches.positions(step)
+                rows = torch.from_numpy(positions * num_views + views)
+                labels = torch.from_numpy(batches.part.labels[positions])
+                yield _to_device(self.train[rows], batches.device), labels.to(batches.device, non_blocking=True)
+
+        return prefetched(each(), batches.device, streams=False)
 
     def val_batches(
         self, part: Part, spec: InputSpec, *, batch_size: int, device: torch.device, rank: int, world_size: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Generator[Batch]:
         """What `eval_batches` gives, with tokens in place of images."""
-        labels = torch.from_numpy(part.labels)
-        for rows in torch.arange(rank, len(part), world_size).split(batch_size):
-            yield _to_device(self.val[rows], device), labels[rows].to(device, non_blocking=True)
+
+        def each() -> Generator[Batch]:
+            labels = torch.from_numpy(part.labels)
+            for rows in torch.arange(rank, len(part), world_size).split(batch_size):
+                yield _to_device(self.val[rows], device), labels[rows].to(device, non_blocking=True)
+
+        return prefetched(each(), device, streams=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,7 @@ class PrefixCache:
         batches: TrainBatches,
         *,
         start: int,
-        base_digest: str,
+        facts: ModelFacts,
         autocast: torch.autocast,
     ) -> Prefix | None:
         """The prefix of block ``start``, filled; None where there is none to cache or it does not fit.
@@ -88,15 +101,19 @@ class PrefixCache:
                 needed / 2**30,
             )
             return None
-        # What the tokens depend on besides the weights: the prefix's own architecture, how images and numbers are made.
+        # What the tokens depend on: weights, architecture (a number of heads shows in neither weights nor repr), how
+        # images are made and numbers computed.
         below = [module.patch_embed, module.norm_pre, *module.blocks[:start]]  # type: ignore[index]
         key = {
-            "weights": base_digest,
+            "weights": facts.digest,
+            "model": [facts.name, {k: v for k, v in facts.create_kwargs.items() if k != "num_classes"}],
             "prefix": [repr(layer) for layer in below],
             "spec": repr(spec),
             "start": start,
             "shape": list(one.shape),
             "dtype": str(one.dtype),
+            "autocast": str(autocast.fast_dtype) if autocast._enabled else None,
+            "tf32": torch.get_float32_matmul_precision(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "torch": torch.__version__,
         }
@@ -114,8 +131,11 @@ class PrefixCache:
             return self._filled(own, len(part) * num_views, one, compute, offset)
 
         module.eval()
-        train = fill(data.train, batches.augment, num_views)
-        return Prefix(start, batches, train, fill(data.val, "none", 1))
+        try:
+            return Prefix(start, batches, fill(data.train, batches.augment, num_views), fill(data.val, "none", 1))
+        except OSError as error:  # the disk is full, or not ours to write to
+            logger.warning("no activations are cached in %s (%s): they are computed anew", self.folder, error)
+            return None
 
     def _filled(
         self, key: dict[str, object], count: int, one: Tensor, compute: Callable[[Tensor], Tensor], offset: float
@@ -128,9 +148,13 @@ class PrefixCache:
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         folder = self.folder / name
         num_chunks = -(-count // _CHUNK)
+        size_bytes = count * one.numel() * one.element_size()
         if not folder.exists():
-            self._make_room(count * one.numel() * one.element_size())
+            self._make_room(size_bytes)
         folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "tokens").open("ab") as file:
+            # Taken now: a disk that is full later would kill the process that writes to the mapping.
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
         flags = torch.from_file(str(folder / "done"), shared=True, size=num_chunks, dtype=torch.uint8)
         size = count * one.numel()
         tokens = torch.from_file(str(folder / "tokens"), shared=True, size=size, dtype=one.dtype).view(
@@ -152,7 +176,11 @@ class PrefixCache:
             if total + needed <= self.max_bytes:
                 return
             total -= path.stat().st_size
-            shutil.rmtree(path.parent, ignore_errors=True)
+            # Away at once, so that nobody finds half of it.
+            gone = path.parent.with_name(f".gone-{uuid.uuid4().hex}")
+            with contextlib.suppress(OSError):  # another process was first
+                path.parent.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def open_cache(config: FinetuneConfig, cache_dir: Path) -> PrefixCache | None:

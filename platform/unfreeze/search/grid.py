@@ -13,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState as OptunaState
 
-from unfreeze.components.selection import count_trainable, parse_selection
+from unfreeze.components.selection import check_lora, count_trainable, parse_selection
 from unfreeze.config import SearchConfig
 from unfreeze.errors import ConfigError, SelectionError
 from unfreeze.records import COMPONENTS, ModelFacts, TrialRecord, TrialSpec
@@ -108,7 +108,9 @@ def _canonical(texts: list[str], model: ModelFacts, *, train_head: bool) -> list
     written: dict[str, str] = {}
     for text in texts:
         selection = parse_selection(text, num_blocks=model.num_blocks)
-        if not count_trainable(selection, model.parameters, train_head=train_head):
+        check_lora(selection, width=model.width)
+        sizes = model.lora_sizes
+        if not count_trainable(selection, model.parameters, train_head=train_head, lora_sizes=sizes):
             raise SelectionError(f"selection {text!r} with finetune.train_head=false trains nothing")
         if str(selection) in written:
             raise SelectionError(

@@ -110,7 +110,8 @@ def _next_job(slot: _Slot) -> dict[str, Any] | None:
 def _run(slot: _Slot, job: dict[str, Any]) -> None:
     """Train one job to its end; whatever happens, the slot lives on and the ledger knows."""
     trial = trial_spec_from_dict(job["trial"])
-    written = slot.ledger.trial(trial.trial_id)
+    # Read once and told to all ranks: a slot that was given up may still be writing.
+    written = _agree(slot, slot.ledger.trial(trial.trial_id) if slot.is_leader else None)
     if written is not None and written.state.is_final:  # the slot that ran it died between the ledger and the board
         if slot.is_leader:
             slot.ledger.delete(_checkpoint_key(trial, "last"))
@@ -119,7 +120,7 @@ def _run(slot: _Slot, job: dict[str, Any]) -> None:
     attempts = written.attempts + 1 if written is not None else 1
     record = TrialRecord(spec=trial, state=TrialState.RUNNING, slot=slot.slot_id, attempts=attempts)
     try:
-        record = _train(slot, trial, record, job)
+        record = _train(slot, trial, record, written, job)
         slot.writer.flush()
     except Diverged as error:
         record = replace(_last_written(slot, record), state=TrialState.DIVERGED, error=str(error))
@@ -145,9 +146,14 @@ def _finish(slot: _Slot, job: dict[str, Any], record: TrialRecord) -> None:
         ray.get(slot.board.finish.remote(slot.slot_id, job["job_id"], job["attempt"], outcome))
 
 
-def _train(slot: _Slot, trial: TrialSpec, record: TrialRecord, job: dict[str, Any]) -> TrialRecord:
-    """Drive the loop: write checkpoint and record at each report, then ask whether to go on."""
-    resume, written = _read_checkpoint(slot, trial)
+def _train(
+    slot: _Slot, trial: TrialSpec, record: TrialRecord, written: TrialRecord | None, job: dict[str, Any]
+) -> TrialRecord:
+    """Drive the loop: write checkpoint and record at each report, then ask whether to go on.
+
+    ``written``: the record of an attempt before this one.
+    """
+    resume = _read_checkpoint(slot, trial, written)
     if resume is not None and written is not None:
         record = replace(
             record,
@@ -198,6 +204,9 @@ def _store(slot: _Slot, record: TrialRecord, progress: Progress, *, goes_on: boo
         record = replace(record, checkpoint=_checkpoint_key(spec, "best"), checkpoint_bytes=best.num_bytes)
 
     def write() -> None:
+        now = ledger.trial(spec.trial_id)
+        if now is not None and (now.state.is_final or now.attempts > record.attempts):
+            return  # this slot was given up, and another has the trial
         if best is not None:
             ledger.write_bytes(_checkpoint_key(spec, "best"), best.to_bytes())
         ledger.write_trial(record)
@@ -219,22 +228,21 @@ def _last_written(slot: _Slot, record: TrialRecord) -> TrialRecord:
     return slot.ledger.trial(record.spec.trial_id) or record
 
 
-def _read_checkpoint(slot: _Slot, trial: TrialSpec) -> tuple[Checkpoint | None, TrialRecord | None]:
-    """The trial's last checkpoint with its reports, and its record, if it was begun before; each rank reads for itself.
-
-    None where there is none to go on from: the trial then starts over.
-    """
-    written = slot.ledger.trial(trial.trial_id)
-    try:
-        data = slot.ledger.read_bytes(_checkpoint_key(trial, "last"))
-    except KeyError:
-        return None, written
+def _read_checkpoint(slot: _Slot, trial: TrialSpec, written: TrialRecord | None) -> Checkpoint | None:
+    """The trial's last checkpoint with its reports; None where there is none to go on from: the trial starts over."""
+    data = None
+    if slot.is_leader:
+        with contextlib.suppress(KeyError):
+            data = slot.ledger.read_bytes(_checkpoint_key(trial, "last"))
+    data = _agree(slot, data)
+    if data is None or written is None:
+        return None
     checkpoint = Checkpoint.from_bytes(data, base_digest=slot.warm.base.facts.digest)
     images = checkpoint.step * slot.config.finetune.batch_size
-    reports = tuple(r for r in written.reports if r.images_seen <= images) if written is not None else ()
+    reports = tuple(report for report in written.reports if report.images_seen <= images)
     if checkpoint.spec != trial or not reports or reports[-1].images_seen != images:
-        return None, written
-    return replace(checkpoint, reports=reports), written
+        return None
+    return replace(checkpoint, reports=reports)
 
 
 def _checkpoint_key(trial: TrialSpec, which: str) -> str:

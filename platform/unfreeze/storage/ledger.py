@@ -124,4 +124,6 @@ def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in _FREE_SECTIONS and key != "storage"}
     for section, free in (("data", "cache_dir"), ("search", "select_on")):  # the same runs, chosen from differently
         kept[section] = {key: value for key, value in config[section].items() if key != free}
+    if config["search"].get("max_memory_gib") is not None:  # what fits depends on what a worker is
+        kept["cluster"] = {key: config["cluster"][key] for key in ("workers_per_trial", "gpus_per_worker")}
     return kept

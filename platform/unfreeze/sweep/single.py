@@ -11,7 +11,7 @@ from unfreeze.config import Config
 from unfreeze.data.catalog import Dataset, load_train_val
 from unfreeze.errors import ConfigError
 from unfreeze.finetune.calibrate import calibrate
-from unfreeze.finetune.cost import TrialCost, cost_model
+from unfreeze.finetune.cost import CostModel, TrialCost, activation_bytes
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.prefix import open_cache
 from unfreeze.finetune.warm import WarmModel
@@ -31,7 +31,8 @@ class SingleTrial:
         """What it will take, in seconds of this machine; measures a few steps."""
         facts = self.warm.base.facts
         selection = parse_selection(self.config.trial.selection, num_blocks=facts.num_blocks)
-        cost = cost_model(self.config, facts)
+        has_gpu = self.warm.device.type == "cuda"
+        cost = CostModel(facts, self.config.finetune, activation_bytes(self.config.finetune.precision, has_gpu=has_gpu))
         time = calibrate(self.warm, cost)
         return cost.trial(selection, time, num_train=len(self.data.train), num_val=len(self.data.val))
 
