@@ -1,8 +1,8 @@
 """How far the cost model is off: predicted against measured seconds of a step and peak memory, per selection.
 
 DeiT-Tiny's shape at 112 px, random weights. Seconds: calibrated as a dry run does, then each selection's step is
-measured in the same process. Memory: each selection in a process of its own, that of the allocator on a GPU, on a CPU the
-growth of the resident set. Validation is left out of both. The last line of output is one JSON object; `ratio` is
+measured in the same process. Memory: each selection in a process of its own, that of the allocator on a GPU, on a CPU
+the growth of the resident set. Validation is left out of both. The last line of output is one JSON object; `ratio` is
 predicted / measured, so 1 is a perfect prediction.
 
     python ops/bench/cost.py [--batch-size 32]
