@@ -1,6 +1,7 @@
 """A machine's speed, from a few measured optimizer steps: what turns the cost model's FLOPs into seconds."""
 
 import time
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +16,20 @@ from unfreeze.models.build import parameter_dict
 
 # The most and the least that a step can compute; what lies between is read off the line through both.
 _MEASURED = ("all", "none")
-_MOST_IMAGES = 16  # a step of more tells nothing new, and takes a CPU minutes
+# A step of more tells nothing new; on a CPU it takes minutes, a GPU with fewer is not yet busy.
+_MOST_IMAGES = {"cpu": 16, "cuda": 128}
 
 
 def calibrate(warm: WarmModel, cost: CostModel) -> StepTime:
-    """Overhead and rate of this process on ``warm``'s device; takes six steps of at most 16 images."""
-    images = min(cost.images_per_worker, cost.config.micro_batch_size or cost.images_per_worker, _MOST_IMAGES)
+    """Overhead and rate of this process on ``warm``'s device; takes six steps of at most 16 images (GPU: 128)."""
+    micro = cost.config.micro_batch_size or cost.images_per_worker
+    images = min(cost.images_per_worker, micro, _MOST_IMAGES[warm.device.type])
+    # What is measured: the whole model, none of it from a cache, and its head trained.
+    whole = replace(cost, config=replace(cost.config, prefix_cache_gib=0.0, train_head=True))
     points = []
     for text in _MEASURED:
         selection = parse_selection(text, num_blocks=warm.base.facts.num_blocks)
-        points.append((cost.flops(selection).total * images, measure_step(warm, text, cost, images=images)))
+        points.append((whole.flops(selection).total * images, measure_step(warm, text, whole, images=images)))
     return fit_step_time(points)
 
 
