@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def main(config: "Config") -> None:
+    from unfreeze.report.cost import prediction_line, terminal_cost
     from unfreeze.sweep.single import open_trial
-    from unfreeze.tracking.cost_report import prediction_line, terminal_cost
 
     trial = open_trial(config)
     cost = trial.cost()

@@ -25,8 +25,8 @@ def main(config: "Config") -> None:
 
         print(terminal_plan([plan_sweep(own) for own in configs.values()]))
         return
+    from unfreeze.report.paper import paper_table
     from unfreeze.sweep.campaign import run_campaign
-    from unfreeze.tracking.paper_table import paper_table
 
     evidence, errors = run_campaign(configs)
     print(paper_table(evidence))

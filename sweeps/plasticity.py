@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def main(config: "Config") -> None:
+    from unfreeze.report.plasticity import terminal_plasticity
     from unfreeze.sweep.prepass import measure_once
-    from unfreeze.tracking.plasticity_report import terminal_plasticity
 
     print(terminal_plasticity(measure_once(config)))
 

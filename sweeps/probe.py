@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def main(config: "Config") -> None:
+    from unfreeze.report.probe import terminal_probe
     from unfreeze.sweep.probe import probe_once
-    from unfreeze.tracking.probe_report import terminal_probe
 
     print(terminal_probe(probe_once(config)))
 

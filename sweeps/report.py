@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def main(config: "Config") -> None:
+    from unfreeze.report.page import html_report, terminal_report
     from unfreeze.storage.ledger import Ledger
-    from unfreeze.tracking.evidence import read_evidence
-    from unfreeze.tracking.report import html_report, terminal_report
+    from unfreeze.sweep.gather import read_evidence
 
     ledger = Ledger(config.storage, config.sweep.name)
     evidence = read_evidence(ledger)

@@ -19,8 +19,8 @@ def main(config: "Config") -> None:
 
         print(terminal_plan([plan_sweep(config)]))
         return
+    from unfreeze.report.page import terminal_report
     from unfreeze.sweep.run import run_sweep
-    from unfreeze.tracking.report import terminal_report
 
     evidence = run_sweep(config)
     print(terminal_report(evidence))

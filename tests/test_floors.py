@@ -13,17 +13,23 @@ FLOORS = (
     ("config",),
     ("storage",),
     ("components",),
-    ("data",),
+    ("data.pixels",),
+    ("data.sets",),
     ("models",),
     ("plasticity", "finetune"),
+    ("cost", "probe"),
     ("slots",),
+    ("evidence",),
     ("search",),
+    ("report",),
     ("tracking",),
     ("sweep",),
     ("library",),
 )
 FACE = "unfreeze.library"  # what `import unfreeze` offers, the one thing the package's own __init__ may import
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
+# Floors that compute and never read or write: libraries that would let them, and floors that do.
+NO_IO = {"evidence": ("boto3", "mlflow", "jinja2", "matplotlib", "rich", "pathlib", "unfreeze.storage")}
 # Library → where it may be imported: a folder of the package, a module of it, or the entry scripts.
 DOORS = {
     "boto3": ("platform/unfreeze/storage",),
@@ -53,23 +59,46 @@ def imported_names(path: Path, root: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{origin}.{alias.name}") for alias in node.names)
 
 
+def floor_of(parts: tuple[str, ...]) -> str:
+    """The floor that a dotted place below the package lies on: the longest that is known, else its first name."""
+    for length in range(len(parts), 0, -1):
+        if (name := ".".join(parts[:length])) in HEIGHT:
+            return name
+    return parts[0] if parts else ""
+
+
 def upward_imports(root: Path) -> list[str]:
     package = root / "platform" / "unfreeze"
     problems = []
     for path in sorted(package.rglob("*.py")):
-        own = path.relative_to(package).parts[0].removesuffix(".py")
-        if own != "__init__" and own not in HEIGHT:
+        place = path.relative_to(package).with_suffix("").parts
+        # A folder of floors (`data`) has no height of its own, and nothing in it but a docstring.
+        own = floor_of(place[:-1] if place[-1] == "__init__" and len(place) > 1 else place)
+        is_folder = any(name.startswith(f"{own}.") for name in HEIGHT)
+        if own != "__init__" and own not in HEIGHT and not is_folder:
             problems.append(f"{path.relative_to(root)}: {own} has no floor")
             continue
         for line, name in imported_names(path, root):
-            parts = name.split(".")
-            if parts[0] != "unfreeze" or len(parts) == 1 or parts[1] == own:
+            parts = tuple(name.split("."))
+            if parts[0] != "unfreeze" or len(parts) == 1 or (floor := floor_of(parts[1:])) == own:
                 continue
             if own == "__init__" and (name == FACE or name.startswith(f"{FACE}.")):
                 continue
-            if HEIGHT.get(parts[1], len(FLOORS)) > HEIGHT.get(own, -1):
+            if HEIGHT.get(floor, len(FLOORS)) > HEIGHT.get(own, -1):
                 problems.append(f"{path.relative_to(root)}:{line} imports {name}")
     return problems
+
+
+def input_and_output(root: Path) -> list[str]:
+    """Imports of what reads or writes, on floors that only compute."""
+    package = root / "platform" / "unfreeze"
+    return [
+        f"{path.relative_to(root)}:{line} imports {name}"
+        for floor, forbidden in NO_IO.items()
+        for path in sorted((package / floor).rglob("*.py"))
+        for line, name in imported_names(path, root)
+        if any(name == door or name.startswith(f"{door}.") for door in forbidden)
+    ]
 
 
 def foreign_doors(root: Path) -> list[str]:
@@ -90,7 +119,7 @@ def misplaced_files(root: Path) -> list[str]:
 
 
 Check = Callable[[Path], list[str]]
-CHECKS: list[Check] = [upward_imports, foreign_doors, misplaced_files]
+CHECKS: list[Check] = [upward_imports, input_and_output, foreign_doors, misplaced_files]
 
 
 @pytest.fixture
@@ -98,15 +127,19 @@ def planted(tmp_path: Path) -> Path:
     """A small tree with nothing wrong in it."""
     files = {
         "platform/unfreeze/__init__.py": '"""A package."""\ndef f():\n    from unfreeze import library\n',
-        "platform/unfreeze/library.py": "from unfreeze.tracking import report\n",
+        "platform/unfreeze/library.py": "from unfreeze.report import page\n",
         "platform/unfreeze/errors.py": "",
         "platform/unfreeze/records.py": "from unfreeze.errors import UnfreezeError\n",
         "platform/unfreeze/config.py": "import omegaconf\nfrom unfreeze import records\n",
         "platform/unfreeze/storage/s3.py": "import boto3\nfrom botocore.config import Config\n",
-        "platform/unfreeze/data/catalog.py": "from unfreeze.data import splits\nfrom . import splits as own\n",
-        "platform/unfreeze/data/splits.py": "from ..storage import s3\n",
-        "platform/unfreeze/sweep/run.py": "import unfreeze\nfrom unfreeze.tracking import report\n",
-        "platform/unfreeze/tracking/report.py": "def f():\n    import mlflow\n",
+        "platform/unfreeze/data/__init__.py": "",
+        "platform/unfreeze/data/sets/catalog.py": "from ..pixels import decode\nfrom . import splits as own\n",
+        "platform/unfreeze/data/sets/splits.py": "from ...storage import s3\n",
+        "platform/unfreeze/data/pixels/decode.py": "from unfreeze.errors import DataError\n",
+        "platform/unfreeze/evidence/correlate.py": "import scipy.stats\nfrom unfreeze.records import Evidence\n",
+        "platform/unfreeze/report/page.py": "import jinja2\nfrom unfreeze.evidence import correlate\n",
+        "platform/unfreeze/sweep/run.py": "import unfreeze\nfrom unfreeze.report import page\n",
+        "platform/unfreeze/tracking/mirror.py": "def f():\n    import mlflow\n",
         "platform/unfreeze/search/study.py": "from optuna.trial import TrialState\n",
         "sweeps/entry.py": "import hydra\nfrom omegaconf import DictConfig\nfrom unfreeze.sweep import run\n",
     }
@@ -138,9 +171,9 @@ def test_a_sound_tree_passes(check: Check, planted: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("platform/unfreeze/storage/a.py", "from unfreeze.data.catalog import load\n"),
+        ("platform/unfreeze/storage/a.py", "from unfreeze.data.sets.catalog import load\n"),
         ("platform/unfreeze/storage/a.py", "import unfreeze.sweep.run\n"),
-        ("platform/unfreeze/storage/a.py", "def f():\n    from unfreeze.tracking import report\n"),
+        ("platform/unfreeze/storage/a.py", "def f():\n    from unfreeze.report import page\n"),
         ("platform/unfreeze/storage/a.py", "from ..models import build\n"),
         ("platform/unfreeze/storage/a.py", "from .. import models\n"),
         ("platform/unfreeze/storage/a.py", "from unfreeze import components\n"),
@@ -149,8 +182,15 @@ def test_a_sound_tree_passes(check: Check, planted: Path) -> None:
         ("platform/unfreeze/errors.py", "from unfreeze.records import TrialSpec\n"),
         ("platform/unfreeze/__init__.py", "from unfreeze.errors import UnfreezeError\n"),
         ("platform/unfreeze/__init__.py", "from unfreeze import sweep\n"),
+        ("platform/unfreeze/data/pixels/a.py", "from unfreeze.data.sets import catalog\n"),
+        ("platform/unfreeze/data/pixels/a.py", "from ..sets.catalog import load\n"),
+        ("platform/unfreeze/data/__init__.py", "from unfreeze.errors import DataError\n"),
+        ("platform/unfreeze/finetune/a.py", "from unfreeze.cost.model import CostModel\n"),
+        ("platform/unfreeze/evidence/a.py", "from unfreeze.search import planner\n"),
+        ("platform/unfreeze/evidence/a.py", "from unfreeze.report.page import html_report\n"),
+        ("platform/unfreeze/report/a.py", "from unfreeze.tracking import mirror\n"),
+        ("platform/unfreeze/search/a.py", "from unfreeze.report import page\n"),
         ("platform/unfreeze/sweep/a.py", "from unfreeze.library import measure\n"),
-        ("platform/unfreeze/search/a.py", "from unfreeze.tracking import report\n"),
         ("platform/unfreeze/attic/a.py", ""),
     ],
 )
@@ -161,10 +201,18 @@ def test_a_planted_upward_import_is_found(planted: Path, name: str, text: str) -
     assert name in problems[0]
 
 
+@pytest.mark.parametrize(
+    "statement", ["from unfreeze.storage import ledger", "from pathlib import Path", "import rich.table"]
+)
+def test_planted_input_and_output_is_found(planted: Path, statement: str) -> None:
+    write(planted, "platform/unfreeze/evidence/a.py", f"{statement}\n")
+    assert len(input_and_output(planted)) == 1
+
+
 @pytest.mark.parametrize("library", DOORS)
 def test_a_planted_foreign_door_is_found(planted: Path, library: str) -> None:
-    write(planted, "platform/unfreeze/data/a.py", f"def f():\n    from {library}.x import y\n")
-    assert foreign_doors(planted) == [f"platform/unfreeze/data/a.py:2 imports {library}.x.y"]
+    write(planted, "platform/unfreeze/models/a.py", f"def f():\n    from {library}.x import y\n")
+    assert foreign_doors(planted) == [f"platform/unfreeze/models/a.py:2 imports {library}.x.y"]
 
 
 def test_entry_scripts_have_no_door_to_the_stores(planted: Path) -> None:

@@ -21,8 +21,8 @@ import torch
 
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import FinetuneConfig, ModelConfig
-from unfreeze.finetune.calibrate import calibrate, measure_step
-from unfreeze.finetune.cost import CostModel, activation_bytes
+from unfreeze.cost.calibrate import calibrate, measure_step
+from unfreeze.cost.model import CostModel, activation_bytes
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_model
 

@@ -31,11 +31,12 @@ from torchvision.datasets import ImageFolder
 
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import DataConfig, FinetuneConfig, ModelConfig
-from unfreeze.data import catalog
-from unfreeze.data.catalog import Part, load_train_val
-from unfreeze.data.crops import InputSpec
-from unfreeze.data.decode import make_array
-from unfreeze.finetune.cost import CostModel, activation_bytes
+from unfreeze.cost.model import CostModel, activation_bytes
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.decode import make_array
+from unfreeze.data.pixels.part import Part
+from unfreeze.data.sets import catalog
+from unfreeze.data.sets.catalog import load_train_val
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.prefix import PrefixCache
 from unfreeze.finetune.warm import WarmModel
@@ -225,7 +226,7 @@ def gpu_runs(arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
 
     def tensors() -> float:
         """Ours with the pipeline taken out: the batches are random tensors on the device."""
-        from unfreeze.data.batches import TrainBatches
+        from unfreeze.data.pixels.batches import TrainBatches
 
         images = torch.randn(arguments.batch_size, 3, spec.image_size, spec.image_size, device=DEVICE)
         labels = torch.zeros(arguments.batch_size, dtype=torch.int64, device=DEVICE)

@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from unfreeze.data.batches import TrainBatches
-from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec
-from unfreeze.data.decode import make_array
+from unfreeze.data.pixels.batches import TrainBatches
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.decode import make_array
+from unfreeze.data.pixels.part import Part
 
 RESULTS = Path(__file__).parent / "results"
 SPEC = InputSpec(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

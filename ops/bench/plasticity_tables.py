@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from unfreeze.config import DataConfig, ModelConfig, PlasticityConfig
-from unfreeze.data.catalog import load_source, load_train_val
+from unfreeze.data.sets.catalog import load_source, load_train_val
 from unfreeze.models.build import build_model, input_size
 from unfreeze.plasticity.local import measure_plasticity
 from unfreeze.records import MODES, PlasticityTable
-from unfreeze.tracking.plasticity_figures import plot_by_block
-from unfreeze.tracking.plasticity_report import bound_lines, terminal_plasticity
+from unfreeze.report.plasticity import bound_lines, terminal_plasticity
+from unfreeze.report.plasticity_figures import plot_by_block
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -32,10 +32,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unfreeze.config import Config, DataConfig, ModelConfig, PlasticityConfig
-from unfreeze.data.batches import eval_view
-from unfreeze.data.catalog import Part, load_source, load_train_val
-from unfreeze.data.crops import InputSpec
-from unfreeze.data.decode import make_array
+from unfreeze.data.pixels.batches import eval_view
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.decode import make_array
+from unfreeze.data.pixels.part import Part
+from unfreeze.data.sets.catalog import load_source, load_train_val
 from unfreeze.models.build import build_model, input_size
 from unfreeze.plasticity.estimator import Estimator
 from unfreeze.plasticity.local import measure_plasticity

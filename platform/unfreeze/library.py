@@ -15,9 +15,8 @@ from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.mapping import check_supported
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import DataConfig, PlasticityConfig, load_config
-from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec
-from unfreeze.data.decode import (
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.decode import (
     check_bad_files,
     decode_files,
     list_files,
@@ -25,14 +24,15 @@ from unfreeze.data.decode import (
     square,
     stored_side,
 )
+from unfreeze.data.pixels.part import Part
 from unfreeze.errors import ConfigError, DataError, ModelError
 from unfreeze.models.build import weights_digest
 from unfreeze.plasticity.estimator import check_device
 from unfreeze.plasticity.local import measure_plasticity
 from unfreeze.records import PlasticityTable
+from unfreeze.report.plasticity import terminal_plasticity
+from unfreeze.report.plasticity_figures import plot_by_block
 from unfreeze.seeding import derive_seed
-from unfreeze.tracking.plasticity_figures import plot_by_block
-from unfreeze.tracking.plasticity_report import terminal_plasticity
 
 if TYPE_CHECKING:
     import pandas as pd

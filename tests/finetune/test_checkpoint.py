@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unfreeze.config import FinetuneConfig, ModelConfig
-from unfreeze.data.catalog import Dataset
+from unfreeze.data.sets.catalog import Dataset
 from unfreeze.errors import CheckpointError
 from unfreeze.finetune.checkpoint import Checkpoint, optimizer_tensors, restore
 from unfreeze.finetune.loop import finetune

@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 
 from unfreeze.config import FinetuneConfig, ModelConfig
-from unfreeze.data.catalog import Dataset, Part
-from unfreeze.data.decode import make_array
+from unfreeze.data.pixels.decode import make_array
+from unfreeze.data.pixels.part import Part
+from unfreeze.data.sets.catalog import Dataset
 from unfreeze.finetune.checkpoint import Checkpoint
 from unfreeze.finetune.loop import Diverged, Worker, finetune
 from unfreeze.finetune.warm import WarmModel

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unfreeze.data.catalog import Part
+from unfreeze.data.pixels.part import Part
 from unfreeze.finetune.evaluate import Evaluation, evaluate
 from unfreeze.finetune.loop import make_autocast
 from unfreeze.finetune.warm import WarmModel

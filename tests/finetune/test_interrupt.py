@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from unfreeze.data.catalog import Dataset
+from unfreeze.data.sets.catalog import Dataset
 from unfreeze.finetune.checkpoint import Checkpoint
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.warm import WarmModel

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unfreeze.config import FinetuneConfig
-from unfreeze.data.batches import batch_positions
-from unfreeze.data.catalog import Dataset, Part
+from unfreeze.data.pixels.batches import batch_positions
+from unfreeze.data.pixels.part import Part
+from unfreeze.data.sets.catalog import Dataset
 from unfreeze.finetune.checkpoint import Checkpoint, restore
 from unfreeze.finetune.evaluate import evaluate
 from unfreeze.finetune.loop import Diverged, Progress, finetune, make_autocast

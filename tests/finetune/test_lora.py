@@ -17,7 +17,7 @@ from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.mapping import count_parameters, group_of, lora_sizes
 from unfreeze.components.selection import count_trainable, parse_selection
 from unfreeze.config import FinetuneConfig
-from unfreeze.data.catalog import Dataset
+from unfreeze.data.sets.catalog import Dataset
 from unfreeze.errors import SelectionError
 from unfreeze.finetune.checkpoint import Checkpoint, restore
 from unfreeze.finetune.loop import finetune

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from unfreeze.config import FinetuneConfig
-from unfreeze.data.catalog import Dataset
+from unfreeze.data.sets.catalog import Dataset
 from unfreeze.errors import DeviceMemoryError
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.memory import MicroBatch, is_out_of_memory

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unfreeze.config import DataConfig, FinetuneConfig, ModelConfig
-from unfreeze.data.batches import batch_positions
-from unfreeze.data.catalog import Dataset, Part, load_train_val
+from unfreeze.data.pixels.batches import batch_positions
+from unfreeze.data.pixels.part import Part
+from unfreeze.data.sets.catalog import Dataset, load_train_val
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_model

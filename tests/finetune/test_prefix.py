@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from unfreeze.config import FinetuneConfig
-from unfreeze.data.batches import TrainBatches
-from unfreeze.data.catalog import Dataset, Part
+from unfreeze.data.pixels.batches import TrainBatches
+from unfreeze.data.pixels.part import Part
+from unfreeze.data.sets.catalog import Dataset
 from unfreeze.finetune.loop import finetune, make_autocast
 from unfreeze.finetune.prefix import Prefix, PrefixCache
 from unfreeze.finetune.warm import WarmModel

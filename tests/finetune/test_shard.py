@@ -19,9 +19,9 @@ from torch.distributed.tensor import DTensor
 from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import ModelConfig
-from unfreeze.data.batches import eval_batches
-from unfreeze.data.catalog import Part
-from unfreeze.data.decode import make_array
+from unfreeze.data.pixels.batches import eval_batches
+from unfreeze.data.pixels.decode import make_array
+from unfreeze.data.pixels.part import Part
 from unfreeze.finetune.shard import gather, in_step, shard_model, share, sync_gradients
 from unfreeze.models.build import BaseModel, build_model
 

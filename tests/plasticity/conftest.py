@@ -12,9 +12,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from unfreeze.components.mapping import block_modules
-from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec
-from unfreeze.data.decode import make_array
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.decode import make_array
+from unfreeze.data.pixels.part import Part
 from unfreeze.records import COMPONENTS, MODES
 
 _SPEC = InputSpec(32, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

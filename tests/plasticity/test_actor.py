@@ -18,7 +18,7 @@ import ray
 import torch
 
 from unfreeze.config import Config, load_config
-from unfreeze.data.catalog import load_source, load_train_val
+from unfreeze.data.sets.catalog import load_source, load_train_val
 from unfreeze.errors import ClusterError, ModelError
 from unfreeze.models.build import build_model, input_size
 from unfreeze.plasticity import actor as actor_module

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from unfreeze.components.mapping import BlockModules, block_modules
 from unfreeze.config import ModelConfig
-from unfreeze.data.batches import eval_view
-from unfreeze.data.decode import decode_files, list_files
+from unfreeze.data.pixels.batches import eval_view
+from unfreeze.data.pixels.decode import decode_files, list_files
 from unfreeze.models.build import build_model
 from unfreeze.plasticity.bounds import SeenTokens, upper_bounds
 from unfreeze.records import COMPONENTS, MODES, PlasticityBound

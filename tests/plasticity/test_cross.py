@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from unfreeze.config import PlasticityConfig
-from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.part import Part
 from unfreeze.errors import DataError
 from unfreeze.plasticity.local import measure_plasticity
 from unfreeze.plasticity.sequential import QUANTILES, confidence_radius

@@ -16,9 +16,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from unfreeze.config import ModelConfig, PlasticityConfig
-from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec
-from unfreeze.data.decode import decode_files, list_files, make_array
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.decode import decode_files, list_files, make_array
+from unfreeze.data.pixels.part import Part
 from unfreeze.errors import ModelError
 from unfreeze.models.build import build_model
 from unfreeze.plasticity.local import measure_plasticity

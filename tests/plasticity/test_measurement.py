@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from unfreeze.config import ModelConfig, PlasticityConfig
-from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec
-from unfreeze.data.decode import decode_files, list_files
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.decode import decode_files, list_files
+from unfreeze.data.pixels.part import Part
 from unfreeze.errors import ConfigError, DataError
 from unfreeze.models.build import build_model
 from unfreeze.plasticity.estimator import Estimator, choose_device

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from unfreeze import config
 from unfreeze.components.mapping import group_of
-from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec
-from unfreeze.data.decode import make_array
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.decode import make_array
+from unfreeze.data.pixels.part import Part
 from unfreeze.errors import ModelError
 from unfreeze.models.build import init_classifier
 from unfreeze.plasticity.scores import SCORES, rival_scores

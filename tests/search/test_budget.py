@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from unfreeze.evidence.recommend import recommend
 from unfreeze.records import TrialRecord, TrialSpec, TrialState
 from unfreeze.search.budget import losers
-from unfreeze.search.recommend import recommend
 from unfreeze.search.study import PlannedSearch
 from unfreeze.storage.ledger import Ledger
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.config import FinetuneConfig, SearchConfig
+from unfreeze.cost.model import CostModel
 from unfreeze.errors import BudgetError, ModelError, SelectionError
-from unfreeze.finetune.cost import CostModel
 from unfreeze.records import COMPONENTS, ModelFacts
 from unfreeze.search.space import LEARNING_RATE, SearchSpace, make_space
 

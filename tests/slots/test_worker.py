@@ -10,8 +10,9 @@ import torch.distributed as dist
 from torch import nn
 
 from unfreeze.config import load_config
-from unfreeze.data.catalog import Dataset, Part
-from unfreeze.data.decode import make_array
+from unfreeze.data.pixels.decode import make_array
+from unfreeze.data.pixels.part import Part
+from unfreeze.data.sets.catalog import Dataset
 from unfreeze.errors import DeviceMemoryError
 from unfreeze.finetune.loop import Worker
 from unfreeze.finetune.warm import WarmModel

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load
 
 from unfreeze.config import Config, load_config
-from unfreeze.data.catalog import load_train_val
+from unfreeze.data.sets.catalog import load_train_val
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_model

@@ -9,9 +9,9 @@ from PIL import Image
 
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import Config, DataConfig, ModelConfig, load_config
-from unfreeze.data.catalog import load_train_val
+from unfreeze.cost.model import cost_model
+from unfreeze.data.sets.catalog import load_train_val
 from unfreeze.errors import ConfigError, DataError, ModelError, SelectionError
-from unfreeze.finetune.cost import cost_model
 from unfreeze.models.build import build_model
 from unfreeze.storage.base import open_storage
 from unfreeze.sweep.plan import part_sizes, plan_sweep, terminal_plan

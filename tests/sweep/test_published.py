@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from unfreeze.config import Config, load_config
-from unfreeze.data.batches import eval_view
-from unfreeze.data.catalog import load_test, load_train_val
+from unfreeze.data.pixels.batches import eval_view
+from unfreeze.data.sets.catalog import load_test, load_train_val
 from unfreeze.errors import CheckpointError
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.warm import WarmModel

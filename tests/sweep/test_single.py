@@ -9,8 +9,8 @@ import pytest
 
 from unfreeze.config import load_config
 from unfreeze.errors import ConfigError
+from unfreeze.report.cost import prediction_line, terminal_cost
 from unfreeze.sweep.single import open_trial
-from unfreeze.tracking.cost_report import prediction_line, terminal_cost
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SETTINGS = {"max_train_images": 40, "max_val_images": 20}

@@ -15,8 +15,8 @@ import pytest
 from unfreeze.config import Config, TrackingConfig
 from unfreeze.errors import SweepInterrupted
 from unfreeze.records import TrialState, to_dict
+from unfreeze.report.figures import render_all
 from unfreeze.storage.ledger import Ledger
-from unfreeze.tracking.figures import render_all
 from unfreeze.tracking.mirror import MlflowMirror
 from unfreeze.tracking.runs import RunTree
 from unfreeze.tracking.server import check_reachable, connect, open_experiment, sqlite_path

@@ -8,9 +8,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unfreeze.data.batches import eval_batches
-from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec
+from unfreeze.data.pixels.batches import eval_batches
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.part import Part
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from unfreeze.config import FinetuneConfig
-from unfreeze.data.batches import TrainBatches, eval_batches
-from unfreeze.data.catalog import Dataset, Part
-from unfreeze.data.prefetch import Batch
+from unfreeze.data.pixels.batches import TrainBatches, eval_batches
+from unfreeze.data.pixels.part import Part
+from unfreeze.data.pixels.prefetch import Batch
+from unfreeze.data.sets.catalog import Dataset
 from unfreeze.errors import DeviceMemoryError
 from unfreeze.finetune.checkpoint import Checkpoint, optimizer_tensors, restore
 from unfreeze.finetune.evaluate import Evaluation, evaluate_batches, sum_over_workers

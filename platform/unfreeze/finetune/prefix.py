@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from unfreeze.components.structure import is_divisible, reads_first_token
 from unfreeze.config import FinetuneConfig
-from unfreeze.data.batches import TrainBatches, training_views
-from unfreeze.data.catalog import Dataset, Part
-from unfreeze.data.crops import InputSpec
-from unfreeze.data.prefetch import Batch, prefetched
+from unfreeze.data.pixels.batches import TrainBatches, training_views
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.part import Part
+from unfreeze.data.pixels.prefetch import Batch, prefetched
+from unfreeze.data.sets.catalog import Dataset
 from unfreeze.finetune.network import Network, embed, has_randomness
 from unfreeze.records import ModelFacts
 

@@ -1,1 +1,1 @@
-"""The embedded default model, its weights and the recipe that made them."""
+"""Building a timm model, reading its weights, and the embedded default."""

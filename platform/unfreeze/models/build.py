@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unfreeze.components.mapping import check_supported, count_parameters, lora_sizes
 from unfreeze.components.structure import is_divisible, is_plain, reads_first_token
 from unfreeze.config import Config, ModelConfig
-from unfreeze.data.crops import InputSpec
+from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.errors import ModelError
 from unfreeze.models import tiny
 from unfreeze.records import ModelFacts
@@ -183,7 +183,7 @@ def _local_file(location: str, cache_dir: Path) -> Path:
         if not path.is_file():
             raise ModelError(f"no such weights file: model.weights={location!r}; null takes timm's own, 'random' none")
         return path
-    from unfreeze.data.stage import stage_file
+    from unfreeze.data.sets.stage import stage_file
 
     return stage_file(location, cache_dir=cache_dir)
 

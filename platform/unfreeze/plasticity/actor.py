@@ -48,7 +48,7 @@ class PrePass:
         """
         import torch
 
-        from unfreeze.data.catalog import load_source, load_train_val
+        from unfreeze.data.sets.catalog import load_source, load_train_val
         from unfreeze.models.build import build_base, input_size
         from unfreeze.plasticity.estimator import Estimator, choose_device
 

@@ -1,7 +1,7 @@
 """Plasticity measured before, by what it was measured on: kept in the storage, for every sweep below it.
 
-Two keys lead to a table. By *inputs* (file sizes and times, see `data.inputs`) the driver finds it without touching
-model, data or a GPU. By *digests* an actor finds it that has loaded both from elsewhere.
+Two keys lead to a table. By *inputs* (file sizes and times, see `data.sets.inputs`) the driver finds it without
+touching model, data or a GPU. By *digests* an actor finds it that has loaded both from elsewhere.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import logging
 from typing import Any
 
 from unfreeze.config import Config
-from unfreeze.data.inputs import describe_inputs
+from unfreeze.data.sets.inputs import describe_inputs
 from unfreeze.plasticity.measurement import settings_of
 from unfreeze.records import (
     DataFacts,

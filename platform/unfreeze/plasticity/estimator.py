@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from unfreeze.components.mapping import block_modules, check_supported, group_of
 from unfreeze.config import PlasticityConfig
-from unfreeze.data.batches import eval_view, pinned
-from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec
+from unfreeze.data.pixels.batches import eval_view, pinned
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.part import Part
 from unfreeze.errors import ConfigError, ModelError
 from unfreeze.plasticity.bounds import SeenTokens, upper_bounds
 from unfreeze.plasticity.formulas import pair_distances

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from unfreeze.config import PlasticityConfig
-from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.part import Part
 from unfreeze.plasticity.estimator import Estimator
 from unfreeze.plasticity.measurement import Measurement
 from unfreeze.plasticity.sequential import BatchRates

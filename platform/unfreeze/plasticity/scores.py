@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unfreeze.components.mapping import BlockModules, block_modules, count_parameters, group_parameters
-from unfreeze.data.batches import eval_batches
-from unfreeze.data.catalog import Part
-from unfreeze.data.crops import InputSpec
-from unfreeze.data.splits import stratified_subset
+from unfreeze.data.pixels.batches import eval_batches
+from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.part import Part
+from unfreeze.data.sets.splits import stratified_subset
 from unfreeze.errors import ModelError
 from unfreeze.models.build import init_classifier
 from unfreeze.records import COMPONENTS

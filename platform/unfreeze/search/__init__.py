@@ -1,1 +1,1 @@
-"""What to try next: the space, the first points, the sampler, early stopping and the choice at the end."""
+"""What to try next: the space, the first points, the sampler, early stopping."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from unfreeze.evidence.recommend import best_configurations, recommend
 from unfreeze.records import TrialRecord, TrialState
-from unfreeze.search.recommend import best_configurations, recommend
 
 
 def losers(records: Sequence[TrialRecord], *, max_bytes: int, keep_top: int) -> list[TrialRecord]:

@@ -14,8 +14,8 @@ from optuna.trial import TrialState as OptunaState
 
 from unfreeze.components.selection import Selection, parse_selection, select_components
 from unfreeze.config import SearchConfig
+from unfreeze.evidence.recommend import best_configurations
 from unfreeze.records import COMPONENTS, TrialRecord, TrialSpec, TrialState
-from unfreeze.search.recommend import best_configurations
 from unfreeze.search.space import LEARNING_RATE, SearchSpace
 from unfreeze.search.stopping import cutoffs, rungs
 from unfreeze.seeding import derive_seed

@@ -8,8 +8,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from unfreeze.components.selection import Selection, check_lora, parse_selection
 from unfreeze.config import SearchConfig
+from unfreeze.cost.model import CostModel
 from unfreeze.errors import BudgetError
-from unfreeze.finetune.cost import CostModel
 from unfreeze.records import COMPONENTS, ModelFacts
 
 LEARNING_RATE = "learning_rate"

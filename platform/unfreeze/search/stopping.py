@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from unfreeze.finetune.cutoff import best_until
 from unfreeze.records import TrialRecord
+from unfreeze.slots.cutoff import best_until
 
 # Fewer peers than this on a rung say nothing about its upper third.
 _MIN_PEERS = 3

@@ -14,16 +14,16 @@ import torch
 import torch.distributed as dist
 
 from unfreeze.config import Config
-from unfreeze.data.catalog import Dataset, load_train_val
+from unfreeze.data.sets.catalog import Dataset, load_train_val
 from unfreeze.errors import UnfreezeError
 from unfreeze.finetune.checkpoint import Checkpoint
-from unfreeze.finetune.cutoff import misses_cutoff
 from unfreeze.finetune.loop import Diverged, Progress, Worker, finetune
 from unfreeze.finetune.prefix import PrefixCache, open_cache
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_base
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict, trial_spec_from_dict
 from unfreeze.slots.board import INTERRUPTED
+from unfreeze.slots.cutoff import misses_cutoff
 from unfreeze.slots.writer import Writer
 from unfreeze.storage.ledger import Ledger
 

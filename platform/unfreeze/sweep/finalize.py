@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import Config
-from unfreeze.data.catalog import load_test
+from unfreeze.data.sets.catalog import load_test
 from unfreeze.finetune.checkpoint import Checkpoint, restore
 from unfreeze.finetune.evaluate import evaluate
 from unfreeze.finetune.loop import make_autocast

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.config import Config, DataConfig, ModelConfig
-from unfreeze.data.decode import list_files
+from unfreeze.cost.model import cost_model
+from unfreeze.data.pixels.decode import list_files
 from unfreeze.errors import DataError
-from unfreeze.finetune.cost import cost_model
 from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import COMPONENTS, ModelFacts
+from unfreeze.report.terminal import make_console, make_table, print_lines, text_of
 from unfreeze.search.grid import GridPlanner
 from unfreeze.storage.base import open_storage
-from unfreeze.tracking.terminal import make_console, make_table, print_lines, text_of
 
 # FLOP/s that one GPU is assumed to sustain: 60 % of the 67 TFLOP/s that an H100 has without tensor cores, and 40 % of
 # its 989 TFLOP/s of dense bfloat16 (NVIDIA's data sheet, SXM). Not measured.

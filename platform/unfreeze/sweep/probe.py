@@ -5,10 +5,10 @@ import time
 import torch
 
 from unfreeze.config import Config
-from unfreeze.data.catalog import load_train_val
-from unfreeze.finetune.features import collect_features, find_sites
-from unfreeze.finetune.probe import ProbeTable, probe
+from unfreeze.data.sets.catalog import load_train_val
 from unfreeze.models.build import build_base, input_size
+from unfreeze.probe.features import collect_features, find_sites
+from unfreeze.probe.linear import ProbeTable, probe
 
 
 def probe_once(config: Config) -> ProbeTable:

@@ -3,7 +3,7 @@
 import torch
 
 from unfreeze.config import Config
-from unfreeze.data.catalog import load_test
+from unfreeze.data.sets.catalog import load_test
 from unfreeze.errors import CheckpointError
 from unfreeze.finetune.checkpoint import Checkpoint, restore
 from unfreeze.finetune.evaluate import evaluate

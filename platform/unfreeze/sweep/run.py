@@ -16,8 +16,9 @@ import ray
 from ray import tune
 
 from unfreeze.config import Config
+from unfreeze.cost.model import cost_model
 from unfreeze.errors import ClusterError, SweepInterrupted, UnfreezeError
-from unfreeze.finetune.cost import cost_model
+from unfreeze.evidence.recommend import recommend
 from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import (
     DataFacts,
@@ -31,7 +32,6 @@ from unfreeze.records import (
 from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner
 from unfreeze.search.prior import prior_scores
-from unfreeze.search.recommend import recommend
 from unfreeze.search.space import make_space
 from unfreeze.search.study import PlannedSearch
 from unfreeze.slots.board import Board
@@ -39,12 +39,12 @@ from unfreeze.slots.pool import SlotPool
 from unfreeze.slots.trial import SlotTrial
 from unfreeze.storage.base import check_writable
 from unfreeze.storage.ledger import Ledger
+from unfreeze.sweep.gather import read_evidence
 from unfreeze.sweep.prepass import pre_pass
 from unfreeze.sweep.progress import ProgressLine
+from unfreeze.sweep.publish import publish
 from unfreeze.sweep.resources import count_slots, plain_errors, ray_cluster, worker_resources
-from unfreeze.tracking.evidence import read_evidence
 from unfreeze.tracking.mirror import MlflowMirror
-from unfreeze.tracking.publish import publish
 
 logger = logging.getLogger(__name__)
 

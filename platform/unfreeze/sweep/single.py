@@ -8,10 +8,10 @@ import torch
 
 from unfreeze.components.selection import check_lora, parse_selection
 from unfreeze.config import Config
-from unfreeze.data.catalog import Dataset, load_train_val
+from unfreeze.cost.calibrate import calibrate
+from unfreeze.cost.model import CostModel, TrialCost, activation_bytes
+from unfreeze.data.sets.catalog import Dataset, load_train_val
 from unfreeze.errors import ConfigError
-from unfreeze.finetune.calibrate import calibrate
-from unfreeze.finetune.cost import CostModel, TrialCost, activation_bytes
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.prefix import open_cache
 from unfreeze.finetune.warm import WarmModel

@@ -1,1 +1,1 @@
-"""What a sweep showed: correlations, figures, reports, and a view of the ledger in MLflow."""
+"""The ledger as MLflow shows it, and nothing else."""

@@ -9,11 +9,11 @@ from types import TracebackType
 from unfreeze.config import TrackingConfig
 from unfreeze.errors import SweepInterrupted
 from unfreeze.records import Evidence, TrialState
+from unfreeze.report.settings import redact
 from unfreeze.storage.ledger import Ledger
 from unfreeze.tracking import view
 from unfreeze.tracking.runs import SWEEP, RunTree
 from unfreeze.tracking.server import check_reachable, connect, open_experiment
-from unfreeze.tracking.settings import redact
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unfreeze.tracking.settings import redact
+from unfreeze.report.settings import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -17,10 +17,10 @@ from unfreeze.records import (
     plasticity_table_from_dict,
     to_dict,
 )
+from unfreeze.report.choices import chosen_on
+from unfreeze.report.settings import flatten
 from unfreeze.storage.ledger import Ledger
-from unfreeze.tracking.choices import chosen_on
 from unfreeze.tracking.runs import PREPASS, SWEEP, MetricRow, RunTree
-from unfreeze.tracking.settings import flatten
 
 _STATUS = {
     TrialState.FINISHED: "FINISHED",

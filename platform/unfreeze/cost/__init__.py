@@ -1,0 +1,1 @@
+"""What a trial costs: FLOPs, memory and seconds, predicted and calibrated."""

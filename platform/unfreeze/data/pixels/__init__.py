@@ -1,0 +1,1 @@
+"""From files to batches on a device: decoding, streaming, crops, corruptions, prefetch."""

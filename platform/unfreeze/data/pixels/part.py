@@ -1,0 +1,48 @@
+"""A part of a data set: images of one role, wherever they are kept."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from unfreeze.data.pixels.decode import ImageArray
+from unfreeze.data.pixels.stream import ImageFiles
+
+Images = ImageArray | ImageFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Images of one role: a view by index of images in memory, or in their files."""
+
+    array: Images
+    indices: np.ndarray  # int64 (N,), into the array
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.array.labels[self.indices]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of which images these are, in which order."""
+        chosen = np.ascontiguousarray(self.indices, dtype=np.int64).tobytes()
+        return hashlib.sha256(self.array.digest.encode() + chosen).hexdigest()
+
+    @property
+    def streams(self) -> bool:
+        """Whether each image is decoded from its file when it is taken."""
+        return isinstance(self.array, ImageFiles)
+
+    def take(self, positions: np.ndarray) -> np.ndarray:
+        """Images at ``positions`` of this part: uint8 (B, S, S, 3)."""
+        return self.array.take(self.indices[positions])
+
+    def sizes(self, positions: np.ndarray) -> torch.Tensor:
+        """Width and height in px of what random crops are cut from: the square, or the whole image in its file."""
+        if isinstance(self.array, ImageFiles):
+            return torch.from_numpy(self.array.sizes[self.indices[positions]])
+        return torch.full((len(positions), 2), self.array.images.shape[1])

@@ -1,0 +1,122 @@
+"""The data catalog: a table of data sets, each as train, validation, test and source-domain images.
+
+The test images are sealed: `load_train_val` never touches them, `load_test` is called by finalize alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from unfreeze.config import DataConfig
+from unfreeze.data.pixels.decode import ImageArray, Squares, cached, list_files, make_array, stored_side
+from unfreeze.data.pixels.part import Images, Part
+from unfreeze.data.sets.arrays import load_cifar_c, load_digits
+from unfreeze.data.sets.embedded import render_glyphs
+from unfreeze.data.sets.raw import RawSet, cache_dir, read_files
+from unfreeze.data.sets.splits import stratified_split, stratified_subset
+from unfreeze.data.sets.stage import local_tree
+from unfreeze.data.sets.trees import load_domainnet, load_folder
+from unfreeze.data.sets.vision import load_vision
+from unfreeze.errors import DataError
+
+_NUM_GLYPHS = 2048  # rendered source-domain images; the pre-pass pairs a few hundred
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What trials may see: never the test images."""
+
+    classes: tuple[str, ...]
+    train: Part
+    val: Part
+    num_test: int
+    digest: str
+    bad_files: tuple[str, ...]
+
+
+def load_train_val(config: DataConfig, *, image_size: int) -> Dataset:
+    """The training and validation images, split as the configuration says; the same for every trial.
+
+    Raises:
+        DataError: missing, unreadable, or impossible to split.
+    """
+    raw = _LOADERS[config.name](config, image_size)
+    rest, num_test = np.arange(len(raw.pool)), raw.num_test
+    if raw.load_test is None:
+        rest, test = _split(raw, rest, config.test_share, config, "test")
+        num_test = len(test)
+    if raw.val is None:
+        train, val_indices = _split(raw, rest, config.val_share, config, "val")
+        val_array = raw.pool
+    else:
+        train, val_array, val_indices = rest, raw.val, np.arange(len(raw.val))
+    seed = config.split_seed
+    train = train[stratified_subset(raw.pool.labels[train], config.max_train_images, seed=seed, purpose="train images")]
+    chosen = stratified_subset(val_array.labels[val_indices], config.max_val_images, seed=seed, purpose="val images")
+    parts = {"training": Part(raw.pool, train), "validation": Part(val_array, val_indices[chosen])}
+    for purpose, part in parts.items():
+        absent = set(range(len(raw.classes))) - set(part.labels.tolist())
+        if absent:
+            raise DataError(f"no {purpose} image of class {', '.join(raw.classes[label] for label in sorted(absent))}")
+    assert num_test is not None
+    bad = raw.pool.bad_files + (raw.val.bad_files if raw.val else ())
+    digest = raw.pool.digest + (raw.val.digest if raw.val else "")
+    return Dataset(raw.classes, parts["training"], parts["validation"], num_test, digest, bad)
+
+
+def load_test(config: DataConfig, *, image_size: int) -> Part:
+    """The sealed test images. For finalize alone, once, after the selection is chosen."""
+    raw = _LOADERS[config.name](config, image_size)
+    if raw.load_test is not None:
+        array = raw.load_test()
+        return Part(array, np.arange(len(array)))
+    _, test = _split(raw, np.arange(len(raw.pool)), config.test_share, config, "test")
+    return Part(raw.pool, test)
+
+
+def load_source(config: DataConfig, *, image_size: int) -> Part:
+    """Source-domain images for the pre-pass; their labels mean nothing."""
+    array: Images
+    if config.source_path is None:
+
+        def render() -> ImageArray:
+            images, labels, _ = render_glyphs(_NUM_GLYPHS, image_size=image_size, seed=config.split_seed)
+            return make_array(images, labels)
+
+        key = {"set": "glyphs", "images": _NUM_GLYPHS, "size": image_size, "seed": config.split_seed}
+        array = cached(cache_dir(config), key, render)
+    else:
+        root = local_tree(config.source_path, cache_dir=cache_dir(config))
+        files = list_files(root)
+        squares = Squares(stored_side(image_size, config.crop_share), config.interpolation)
+        array = read_files(config, root, files, [0] * len(files), squares)
+    return Part(array, np.arange(len(array)))
+
+
+def _split(
+    raw: RawSet, indices: np.ndarray, share: float, config: DataConfig, purpose: str
+) -> tuple[np.ndarray, np.ndarray]:
+    rest, part = stratified_split(
+        raw.pool.labels[indices], share, seed=config.split_seed, purpose=purpose, classes=raw.classes
+    )
+    return indices[rest], indices[part]
+
+
+_LOADERS: dict[str, Callable[[DataConfig, int], RawSet]] = {
+    "digits": load_digits,
+    "folder": load_folder,
+    "domainnet": load_domainnet,
+    "cifar10c": load_cifar_c,
+    "cifar100c": load_cifar_c,
+    "cifar10": load_vision,
+    "cifar100": load_vision,
+    "svhn": load_vision,
+    "flowers102": load_vision,
+    "pet": load_vision,
+    "dtd": load_vision,
+    "food101": load_vision,
+    "stanford_cars": load_vision,
+    "eurosat": load_vision,
+    "caltech101": load_vision,
+}

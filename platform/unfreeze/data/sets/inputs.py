@@ -1,0 +1,61 @@
+"""What tells unchanged inputs from changed ones without reading them: file sizes and times, S3 tags."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from unfreeze.config import Config
+from unfreeze.data.pixels.decode import FORMAT, fingerprint, list_files
+from unfreeze.errors import StorageError
+
+
+def describe_inputs(config: Config) -> dict[str, Any] | None:
+    """Everything that decides model and data, JSON-ready; None where this machine cannot see a file that does.
+
+    Weights that timm fetches are taken to be those of the model's name; so are torchvision's sets.
+    """
+    places = {"path": config.data.path, "source_path": config.data.source_path, "weights": config.model.weights}
+    if config.data.name == "domainnet" and config.data.path is not None:
+        places["path"] = f"{config.data.path.rstrip('/')}/{config.data.domain}"
+    elif config.data.name not in ("folder", "cifar10c", "cifar100c"):
+        places["path"] = None  # where torchvision downloads to
+    if config.model.weights == "random":
+        places["weights"] = None
+    # timm's own ways to name a file, which it may look for anywhere.
+    if {"checkpoint_path", "pretrained_cfg_overlay"} & config.model.kwargs.keys() or ":" in config.model.name:
+        return None
+    seen = {}
+    for name, location in places.items():
+        seen[name] = None if location is None else _fingerprint(location)
+        if location is not None and seen[name] is None:
+            return None
+    if config.model.weights is None:  # the weights that come with the package
+        shipped = sorted((Path(__file__).parents[2] / "models" / "tiny").glob("*.safetensors"))
+        seen["weights"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped]
+    indifferent = ("cache_dir", "num_workers")
+    options = {name: getattr(config.data, name) for name in config.data.__slots__ if name not in indifferent}
+    model = {name: getattr(config.model, name) for name in config.model.__slots__}
+    return {"format": FORMAT, "data": options, "model": model, "seen": seen}
+
+
+def _fingerprint(location: str) -> list[Any] | None:
+    if location.startswith("s3://"):
+        return _s3_fingerprint(location) or None
+    path = Path(location)
+    if path.is_dir():
+        return fingerprint(path, list_files(path))
+    return fingerprint(path.parent, [path.name]) if path.is_file() else None
+
+
+def _s3_fingerprint(location: str) -> list[Any]:
+    """Of the tree below the location, or of the one object of that name; empty where there is none to be seen."""
+    from unfreeze.storage.s3 import S3Storage
+
+    prefix, _, name = location.rstrip("/").rpartition("/")
+    try:
+        tree = S3Storage(location).fingerprints()
+        if tree or prefix == "s3:/":  # a whole bucket is a tree
+            return tree
+        return [entry for entry in S3Storage(prefix).fingerprints(name) if entry[0] == name]
+    except StorageError:  # the nodes may have credentials that this machine lacks
+        return []

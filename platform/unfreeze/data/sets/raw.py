@@ -1,0 +1,116 @@
+"""A data set before our splits, and the ways its images are read: decoded once, or streamed from their files."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unfreeze.config import DataConfig
+from unfreeze.data.pixels.corrupt import Shift
+from unfreeze.data.pixels.decode import (
+    ImageArray,
+    Squares,
+    cached,
+    check_bad_files,
+    decode_files,
+    fingerprint,
+    image_sizes,
+    stored_side,
+)
+from unfreeze.data.pixels.part import Images
+from unfreeze.data.pixels.stream import open_files
+from unfreeze.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RawSet:
+    """A set before our splits: its own train pool, and its own validation and test images where it has them."""
+
+    classes: tuple[str, ...]
+    pool: Images
+    val: Images | None
+    # Called for the sealed part alone, so that counting it does not decode it.
+    num_test: int | None
+    load_test: Callable[[], Images] | None
+
+
+def cache_dir(config: DataConfig) -> Path:
+    return Path(config.cache_dir).expanduser()
+
+
+def downstream_squares(config: DataConfig, image_size: int) -> Squares:
+    """How the downstream images are stored: corrupted where that is asked for.
+
+    Raises:
+        DataError: a corruption that needs what nobody has here.
+    """
+    size = stored_side(image_size, config.crop_share)
+    if config.corruption is None or config.name in ("cifar10c", "cifar100c"):  # theirs is in their files
+        return Squares(size, config.interpolation)
+    return Squares(size, config.interpolation, Shift(config.corruption, config.severity, config.split_seed))
+
+
+def read_files(config: DataConfig, root: Path, files: Sequence[str], labels: Sequence[int], squares: Squares) -> Images:
+    """The images of ``files`` below ``root``, in memory or streamed as ``data.loading`` says.
+
+    Raises:
+        DataError: no image, or more unreadable ones than ``data.max_bad_share``.
+    """
+    images: Images
+    if _streams(config, root, files, squares):
+        images = open_files(root, files, labels, squares, num_workers=config.num_workers)
+    else:
+        key = {"files": fingerprint(root, files), "labels": list(labels), "root": str(root), **squares.key()}
+
+        def decode() -> ImageArray:
+            return decode_files(
+                root, files, labels, size=squares.size, interpolation=squares.interpolation, shift=squares.shift
+            )
+
+        images = cached(cache_dir(config), key, decode)
+    check_bad_files(images, root, max_bad_share=config.max_bad_share)
+    return images
+
+
+def _streams(config: DataConfig, root: Path, files: Sequence[str], squares: Squares) -> bool:
+    if config.loading != "auto":
+        return config.loading == "stream"
+    limit = config.max_decoded_gib * 2**30
+    if len(files) * squares.size**2 * 3 <= limit:
+        return False
+    sides = [min(size) for size in image_sizes(root, files) if size is not None]
+    need = len(files) * min(squares.size, max(sides, default=squares.size)) ** 2 * 3
+    if need > limit:
+        logger.info("%s is streamed: decoded, it takes %.1f GiB", root, need / 2**30)
+    return need > limit
+
+
+def read_array(
+    config: DataConfig, key: dict[str, Any], squares: Squares, build: Callable[[], ImageArray]
+) -> ImageArray:
+    """Images of a set that is no folder of files, built once a node.
+
+    Raises:
+        DataError: ``data.loading=stream``, which needs files.
+    """
+    if config.loading == "stream":
+        raise DataError(
+            f"data.loading=stream decodes each image from a file of its own, which data={config.name} does not have; "
+            f"leave data.loading=auto"
+        )
+    return cached(cache_dir(config), {**key, **squares.key()}, build)
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Raises `DataError` with the first label that is none of the classes."""
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        raise DataError(
+            f"{where}: image {outside[0]} has the label {labels[outside[0]]}, but the {num_classes} classes are 0 to "
+            f"{num_classes - 1} ({len(outside)} such images)"
+        )

@@ -1,0 +1,1 @@
+"""Linear probes at the output of every component."""

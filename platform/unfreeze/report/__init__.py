@@ -1,0 +1,1 @@
+"""What people read: the terminal, the page, its tables and figures."""

@@ -1,0 +1,185 @@
+"""The sweep's answer with its evidence, for a terminal and as one HTML file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from unfreeze.evidence.correlate import verdict
+from unfreeze.records import Correlation, Evidence, PlasticityTable, TrialRecord, to_dict
+from unfreeze.report.choices import CHOICE_HEADINGS, choice_rows, chosen_on, mean_and_sd
+from unfreeze.report.front import FRONT_HEADINGS, front_rows
+from unfreeze.report.plasticity import (
+    bound_lines,
+    confidence,
+    plasticity_context,
+    plasticity_table,
+    ranking_lines,
+)
+from unfreeze.report.settings import flatten
+from unfreeze.report.terminal import NOTHING, make_console, make_table, print_lines, text_of, with_interval
+
+_CAPTIONS = {
+    "plasticity_by_block": "Plasticity of each component by block; bands are {interval}.",
+    "plasticity_distribution": "Plasticity of single pairs (where pairs were crossed: of groups that share images), "
+    "averaged over blocks. Boxes hold the middle half, whiskers end at the 5 and 95 % quantiles; the line is the "
+    "median, the diamond the mean.",
+    "plasticity_against_bound": "Rates of change in each block and their upper bounds. The published bound is what the "
+    "paper’s code computes; the valid one holds for every measured pair. MHA has a scale of its own.",
+    "accuracy_against_plasticity": "Validation accuracy of each selection at its own best learning rate, finished "
+    "trials only. Single components are named and coloured; other selections are grey.",
+    "best_so_far": "Every trial in sequence. The line is the best finished trial so far; hollow marks did not finish.",
+    "accuracy_against_parameters": "What accuracy costs in trainable parameters. The line joins the selections that "
+    "no smaller one matches.",
+}
+
+
+def terminal_report(evidence: Evidence) -> str:
+    """The report as plain text, 100 columns, without colour codes."""
+    console = make_console()
+    console.print(make_table(f"Recommendation of {evidence.sweep}", ("", ""), recommendation_rows(evidence)))
+    console.print(plasticity_table(evidence.plasticity))
+    print_lines(console, [*ranking_lines(evidence.plasticity), *bound_lines(evidence.plasticity)])
+    if choices := choice_rows(evidence):
+        title = f"Each selection at its best rate: {chosen_on(evidence.choices[0])}"
+        console.print(make_table(title, CHOICE_HEADINGS, choices))
+    headings: tuple[str, ...] = ("selection", "state", "val. accuracy", "learning rate", "seed", "trainable", "origin")
+    console.print(make_table("Best trial per selection", headings, [_trial_row(t) for t in best_trials(evidence)[:10]]))
+    if front := front_rows(evidence):
+        console.print(make_table("Accuracy against cost", FRONT_HEADINGS, front))
+    headings = ("over", "mode", "n", "Spearman", "Kendall")
+    console.print(make_table("Plasticity and accuracy", headings, [correlation_row(c) for c in evidence.correlations]))
+    console.print(verdict(evidence.correlations), markup=False)
+    if evidence.final is not None:
+        # Never wrapped, so that it can be copied.
+        console.print(f"\nLoad the exported model:\n{load_line(evidence)}", markup=False, soft_wrap=True)
+    return text_of(console)
+
+
+def html_report(evidence: Evidence, figures: Mapping[str, str] | None = None) -> str:
+    """The report as one HTML file that loads nothing and runs no script; ``figures`` are those of `render_all`."""
+    if figures is None:
+        from unfreeze.report.figures import render_all  # matplotlib takes a second
+
+        figures = render_all(evidence)
+    table = evidence.plasticity
+    captioned = {name: (svg, _caption(name, table)) for name, svg in figures.items()}
+    environment = Environment(
+        loader=PackageLoader("unfreeze.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("report.html.j2").render(
+        evidence=evidence,
+        recommendation=recommendation_rows(evidence),
+        seal=_seal_line(evidence),
+        choice_headings=CHOICE_HEADINGS,
+        choices=choice_rows(evidence),
+        chosen_on=chosen_on(evidence.choices[0]) if evidence.choices else "",
+        front_headings=FRONT_HEADINGS,
+        front=front_rows(evidence),
+        load_line=load_line(evidence) if evidence.final else None,
+        verdict=verdict(evidence.correlations),
+        correlations=[(*correlation_row(c), c.held_fixed) for c in evidence.correlations],
+        pre_pass_figures=[shown for name, shown in captioned.items() if name.startswith("plasticity_")],
+        figures=[shown for name, shown in captioned.items() if not name.startswith("plasticity_")],
+        **plasticity_context(table),
+        trials=[(trial.spec.trial_id, *_trial_row(trial), trial.error or "") for trial in evidence.trials],
+        config=flatten(evidence.config),
+        facts=flatten({"model": _without_groups(to_dict(evidence.model)), "data": to_dict(evidence.data)}),
+        settings=flatten(table.settings),
+    )
+
+
+def recommendation_rows(evidence: Evidence) -> list[tuple[str, str]]:
+    """(what, value) of the recommendation and, once opened, of the sealed test."""
+    chosen, final = evidence.recommendation, evidence.final
+    if chosen is None:
+        return [("unfreeze", "nothing yet: no trial has finished")]
+    seeds = "1 seed" if chosen.num_seeds == 1 else f"{chosen.num_seeds} seeds"
+    basis = f"({'mean ± sd over ' if chosen.num_seeds > 1 else ''}{seeds})"
+    share = chosen.trainable_parameters / evidence.model.num_parameters
+    rows = [
+        ("unfreeze", chosen.selection),
+        ("learning rate", f"{chosen.learning_rate:.3g}"),
+        ("validation accuracy", f"{mean_and_sd(chosen.val_accuracy, chosen.val_accuracy_sd)} {basis}"),
+        ("trainable parameters", f"{chosen.trainable_parameters:,} ({share:.1%} of the model, head included)"),
+    ]
+    if chosen.test_accuracy is not None:
+        rows.append(("chosen on", chosen_on(chosen)))
+        rows.append(("mean test accuracy", f"{mean_and_sd(chosen.test_accuracy, chosen.test_accuracy_sd)} {basis}"))
+    if final is not None:
+        interval = f"[{final.test_low:.2%}, {final.test_high:.2%}]"
+        what = "test accuracy" if final.select_on == "val" else "of the exported run"
+        rows.append((what, f"{final.test_accuracy:.2%} {interval} (95 % Wilson, n = {final.num_test})"))
+    return rows
+
+
+def best_trials(evidence: Evidence) -> list[TrialRecord]:
+    """The trial with the best validation accuracy of each selection, whatever its state, best first."""
+    best: dict[str, TrialRecord] = {}
+    for trial in sorted(evidence.trials, key=lambda trial: -(trial.best_val_accuracy or 0.0)):
+        best.setdefault(trial.spec.selection, trial)
+    return list(best.values())
+
+
+def correlation_row(correlation: Correlation) -> tuple[str, ...]:
+    """What it is over, mode, n, and both coefficients with their intervals."""
+    return (
+        correlation.name.replace("_", " "),
+        correlation.mode,
+        str(correlation.n),
+        with_interval(correlation.spearman, correlation.spearman_low, correlation.spearman_high),
+        with_interval(correlation.kendall, correlation.kendall_low, correlation.kendall_high),
+    )
+
+
+def load_line(evidence: Evidence) -> str:
+    """The line of Python that loads the exported model."""
+    final = evidence.final
+    assert final is not None, "there is no exported model before finalize"
+    path = f"{str(evidence.config['storage']).rstrip('/')}/{evidence.sweep}/{final.export}"
+    comment = ""
+    if "://" in path:
+        path, comment = path.rpartition("/")[2], f"  # after copying {path} here"
+    arguments = [repr(final.model_name), f"checkpoint_path={path!r}"]
+    arguments += [f"{key}={value!r}" for key, value in final.create_kwargs.items()]
+    # The embedded model becomes known to timm by this import.
+    modules = "timm, unfreeze.models.tiny" if final.model_name == "unfreeze_tiny" else "timm"
+    return f"import {modules}; model = timm.create_model({', '.join(arguments)}){comment}"
+
+
+def _seal_line(evidence: Evidence) -> str:
+    """What the choice saw of the test images."""
+    if evidence.recommendation is not None and evidence.recommendation.select_on == "test":
+        return f"Test images were opened for every trial: {chosen_on(evidence.recommendation)}."
+    opened = "the test images are still sealed"
+    if evidence.num_tested:
+        opened = (
+            f"yet an earlier run with search.select_on=test opened the test images for {evidence.num_tested} trials"
+        )
+    elif evidence.final is not None:
+        opened = "the test images were opened once, after the choice"
+    return f"Chosen on validation data only; {opened}."
+
+
+def _trial_row(trial: TrialRecord) -> tuple[str, ...]:
+    accuracy = trial.best_val_accuracy
+    return (
+        trial.spec.selection,
+        trial.state.value,
+        NOTHING if accuracy is None else f"{accuracy:.2%}",
+        f"{trial.spec.learning_rate:.3g}",
+        str(trial.spec.seed),
+        f"{trial.trainable_parameters:,}",
+        trial.spec.origin,
+    )
+
+
+def _caption(name: str, table: PlasticityTable) -> str:
+    interval = f"{confidence(table)} intervals of the mean over pairs"
+    if "confidence" in table.settings:  # before it was a setting, intervals were Student's, for a fixed number of pairs
+        interval += ", valid whenever the measurement stopped"
+    return next(text for stem, text in _CAPTIONS.items() if name.startswith(stem)).format(interval=interval)
+
+
+def _without_groups(model: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in model.items() if key != "parameters"}

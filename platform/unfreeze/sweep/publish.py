@@ -1,0 +1,14 @@
+"""The end of a sweep: figures and report to the ledger, and both to MLflow."""
+
+from unfreeze.records import Evidence
+from unfreeze.report.figures import render_all
+from unfreeze.report.page import html_report
+from unfreeze.storage.ledger import Ledger
+from unfreeze.tracking.mirror import MlflowMirror
+
+
+def publish(evidence: Evidence, ledger: Ledger, mirror: MlflowMirror) -> None:
+    """Write ``report.html`` and hand the evidence to the mirror; repeating it changes nothing."""
+    figures = render_all(evidence)
+    ledger.write_bytes("report.html", html_report(evidence, figures).encode())
+    mirror.log_evidence(evidence, figures)

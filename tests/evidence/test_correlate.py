@@ -1,0 +1,201 @@
+"""Coefficients against SciPy and against other formulas for the partial ones; intervals against published numbers."""
+
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from unfreeze.evidence.correlate import correlate, kendall_interval, score_selections, spearman_interval, verdict
+from unfreeze.records import COMPONENTS, Correlation, PlasticityRow, PlasticityTable, TrialState
+
+
+def by_name(correlations, mode="reference"):
+    return {c.name: c for c in correlations if c.mode == mode}
+
+
+def random_trials(build_trial, num=25, *, seed=0):
+    """Distinct unions of components and block ranges with accuracies rounded so that there are ties."""
+    rng = random.Random(seed)
+    texts = list(COMPONENTS)
+    while len(texts) < num:
+        terms = [f"{name}@{rng.randrange(2)}-{2 + rng.randrange(2)}" for name in sorted(rng.sample(COMPONENTS, 2))]
+        text = "+".join(terms)
+        if text not in texts:
+            texts.append(text)
+    return [build_trial(i, text, round(rng.uniform(0.5, 0.9), 2)) for i, text in enumerate(texts)]
+
+
+class TestAgainstScipy:
+    def test_selections(self, build_trial, evidence, model):
+        trials = random_trials(build_trial)
+        found = by_name(correlate(evidence.plasticity, trials, model))["selections"]
+        x, y, _ = self.points(trials, evidence.plasticity, model)
+        assert found.n == len(x)
+        assert found.spearman == pytest.approx(stats.spearmanr(x, y).statistic)
+        assert found.kendall == pytest.approx(stats.kendalltau(x, y).statistic)
+
+    def test_partial(self, build_trial, evidence, model):
+        trials = random_trials(build_trial)
+        found = by_name(correlate(evidence.plasticity, trials, model))["selections_size_partialled"]
+        x, y, z = self.points(trials, evidence.plasticity, model)
+        # Spearman: Pearson of what a straight line through the ranks of log size leaves of both sides' ranks.
+        ranks = [stats.rankdata(side) for side in (x, y, np.log(z))]
+        left = [side - np.polyval(np.polyfit(ranks[2], side, 1), ranks[2]) for side in ranks[:2]]
+        assert found.spearman == pytest.approx(stats.pearsonr(*left).statistic)
+        # Kendall: from the inverse of the matrix of coefficients.
+        sides = (x, y, z)
+        precision = np.linalg.inv([[stats.kendalltau(a, b).statistic for a in sides] for b in sides])
+        expected = -precision[0, 1] / math.sqrt(precision[0, 0] * precision[1, 1])
+        assert found.kendall == pytest.approx(expected)
+        assert "partialled out" in found.held_fixed
+
+    @staticmethod
+    def points(trials, table, model):
+        """(plasticity, accuracy, size) of each selection, from the grammar by hand."""
+        values = {(r.block, r.component): r.mean for r in table.rows if r.mode == "reference" and r.block is not None}
+        x, y, z = [], [], []
+        for trial in trials:
+            members = []
+            for term in trial.spec.selection.split("+"):
+                name, _, blocks = term.partition("@")
+                first, last = map(int, blocks.split("-")) if blocks else (0, model.num_blocks - 1)
+                members += [(block, name) for block in range(first, last + 1)]
+            x.append(np.mean([values[member] for member in members]))
+            y.append(trial.best_val_accuracy)
+            z.append(sum(model.parameters[f"{block}.{name}"] for block, name in members))
+        return x, y, z
+
+
+class TestIntervals:
+    def test_published_spearman(self):
+        # The worked example of Bonett's R package `statpsych`, ci.spear; its r is 0.8699639 over 15 pairs.
+        y = [21, 4, 9, 12, 35, 18, 10, 22, 24, 1, 6, 8, 13, 16, 19]
+        x = [67, 28, 30, 28, 52, 40, 25, 37, 44, 10, 14, 20, 28, 40, 51]
+        low, high = spearman_interval(stats.spearmanr(x, y).statistic, 15)
+        assert (low, high) == (pytest.approx(0.5840951), pytest.approx(0.9638297))
+
+    def test_kendall_formula(self):
+        low, high = kendall_interval(0.4, 20)
+        assert low == pytest.approx(math.tanh(math.atanh(0.4) - 1.959964 * math.sqrt(0.437 / 16)), abs=1e-6)
+        assert high == pytest.approx(math.tanh(math.atanh(0.4) + 1.959964 * math.sqrt(0.437 / 16)), abs=1e-6)
+
+    def test_too_few(self):
+        assert spearman_interval(0.5, 3) == (None, None)
+        assert kendall_interval(0.5, 4) == (None, None)
+        assert spearman_interval(None, 30) == (None, None)
+
+    @pytest.mark.parametrize("interval", [spearman_interval, kendall_interval])
+    def test_perfect_order_of_five_is_no_proof(self, interval):
+        low, high = interval(1.0, 5)
+        assert low < 0
+        assert high == 1
+        assert interval(-1.0, 5) == (-1, pytest.approx(-low))
+        assert interval(1.0, 30)[0] > 0.8
+
+    def test_partial_loses_one(self, build_trial, evidence, model):
+        trials = random_trials(build_trial)
+        found = by_name(correlate(evidence.plasticity, trials, model))["selections_size_partialled"]
+        assert (found.spearman_low, found.spearman_high) == spearman_interval(found.spearman, found.n - 1)
+        assert (found.kendall_low, found.kendall_high) == kendall_interval(found.kendall, found.n - 1)
+
+
+class TestWhatCounts:
+    def test_components_at_their_own_best_rate(self, build_trial, evidence, model):
+        trials = [
+            build_trial(0, "mha", 0.80, learning_rate=0.1),
+            build_trial(1, "mha", 0.90, learning_rate=0.01, seed=0),
+            build_trial(2, "mha", 0.70, learning_rate=0.01, seed=1),
+            build_trial(3, "mha@0-3", 0.84, learning_rate=0.1, seed=1),  # the same selection in other words
+            build_trial(4, "mha", 0.99, learning_rate=0.5, state=TrialState.STOPPED),
+        ]
+        (score,) = score_selections(trials, model)
+        assert (score.learning_rate, score.num_seeds) == (0.1, 2)
+        assert score.val_accuracy == pytest.approx(0.82)
+
+    def test_baselines_and_embed_are_left_out(self, build_trial, evidence, model):
+        texts = ["all", "none", "embed", "embed+mha", "mha", "fc1", "fc2"]
+        trials = [build_trial(i, text, 0.5 + i / 20) for i, text in enumerate(texts)]
+        found = by_name(correlate(evidence.plasticity, trials, model))
+        assert found["selections"].n == 3
+        assert found["components"].n == 3
+        assert "finished trials only" in found["components"].held_fixed
+
+    def test_lora_is_no_evidence_on_the_component(self, build_trial, evidence, model):
+        model = replace(model, lora_sizes={f"{block}.mha": 30 for block in range(model.num_blocks)})
+        texts = ["mha", "fc1", "fc2", "mha:lora(2)", "mha@0:lora(2)+fc1"]
+        trials = [build_trial(i, text, 0.5 + i / 20) for i, text in enumerate(texts)]
+        found = by_name(correlate(evidence.plasticity, trials, model))
+        assert found["selections"].n == found["components"].n == 3
+        sizes = {str(score.selection): score.parameters for score in score_selections(trials, model)}
+        assert sizes["mha:lora(2)"] == model.num_blocks * 2 * 30
+        assert sizes["mha@0:lora(2)+fc1"] == 2 * 30 + sizes["fc1"]
+
+    def test_constant_accuracy(self, build_trial, evidence, model):
+        trials = [build_trial(i, name, 1.0) for i, name in enumerate(COMPONENTS)]
+        found = by_name(correlate(evidence.plasticity, trials, model))["components"]
+        assert (found.n, found.spearman, found.kendall, found.spearman_low) == (5, None, None, None)
+
+    def test_two_points(self, build_trial, evidence, model):
+        trials = [build_trial(0, "mha", 0.8), build_trial(1, "fc1", 0.9)]
+        assert all(c.spearman is None for c in correlate(evidence.plasticity, trials, model))
+
+    def test_size_that_orders_everything(self, build_trial, evidence, model):
+        trials = [build_trial(i, f"mha@0-{i}", 0.5 + i / 10) for i in range(3)]
+        found = by_name(correlate(evidence.plasticity, trials, model))
+        assert found["selections"].spearman == pytest.approx(1)
+        assert found["selections_size_partialled"].spearman is None
+
+    def test_within_a_component(self, build_trial, evidence, model):
+        accuracies = {"mha@0": 0.6, "mha@1": 0.7, "mha@2": 0.65, "mha@3": 0.8, "mha": 0.9, "fc1@0": 0.5, "fc1@1": 0.6}
+        trials = [build_trial(i, text, value) for i, (text, value) in enumerate(accuracies.items())]
+        found = by_name(correlate(evidence.plasticity, trials, model))
+        assert {name for name in found if name.startswith("within")} == {"within_mha"}
+        assert found["within_mha"].n == 4
+        assert found["within_mha"].spearman == pytest.approx(0.8)  # reference plasticity rises with the block
+
+    def test_modes_of_the_table_only(self, build_trial, model):
+        row = PlasticityRow(mode="in_situ", block=None, component="mha", mean=1.0, sd=0, num_pairs=2, low=1, high=1)
+        table = PlasticityTable(rows=(row,), skipped_pairs=0, seconds=0, model_digest="", data_digest="")
+        assert {c.mode for c in correlate(table, [], model)} == {"in_situ"}
+
+
+class TestVerdict:
+    @staticmethod
+    def correlation(r, n, name="components"):
+        low, high = spearman_interval(r, n)
+        return Correlation(
+            name=name,
+            mode="reference",
+            held_fixed="",
+            n=n,
+            spearman=r,
+            spearman_low=low,
+            spearman_high=high,
+            kendall=None,
+            kendall_low=None,
+            kendall_high=None,
+        )
+
+    @pytest.mark.parametrize(
+        ("r", "n", "words"),
+        [
+            (0.8, 12, "Plasticity (reference) predicts accuracy here: Spearman 0.80 [0.3"),
+            (-0.8, 12, "Plasticity (reference) predicts the opposite here"),
+            (-0.3, 5, "is undecided: Spearman −0.30 [−0.94, 0.80] over n = 5 components"),
+            (1.0, 5, "is undecided: Spearman 1.00 [−0.17, 1.00] over n = 5"),
+            (None, 1, "is undecided: no Spearman coefficient over n = 1"),
+        ],
+    )
+    def test_three_cases(self, r, n, words):
+        assert words in verdict([self.correlation(r, n)])
+
+    def test_selections_are_told_apart(self):
+        text = verdict([self.correlation(0.5, 5), self.correlation(0.7, 30, "selections_size_partialled")])
+        assert "undecided" in text
+        assert "over n = 30 selections with their size held fixed it does" in text
+
+    def test_nothing_measured(self):
+        assert "not measured" in verdict([])
