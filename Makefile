@@ -1,4 +1,4 @@
-# make demo | test | lint | ui | bench | clean. Each bootstraps .venv from nothing but python3 >= 3.11 with venv and pip.
+# make demo | test | lint | ui | bench | bench-readme | clean. Each bootstraps .venv from nothing but python3 >= 3.11 with venv and pip.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -46,11 +46,18 @@ lint: $(READY)
 ui: $(READY)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
+# Every benchmark, small; one that fails is named at the end and stops none of the others.
 bench: $(READY)
-	for script in ops/bench/*.py; do $(BIN)/python $$script; done
+	failed=; for script in ops/bench/*.py; do \
+		echo "== $$script"; $(BIN)/python $$script || failed+=" $$script"; \
+	done; if test -n "$$failed"; then echo "failed:$$failed" >&2; exit 1; fi
+
+# ops/bench/README.md, and the figures in README.md, from ops/bench/results/*.json
+bench-readme: $(READY)
+	$(BIN)/python ops/bench/figures/readme.py
 
 # What the demo made; the environment and the decoded-image cache stay.
 clean:
 	rm -rf runs mlflow.db mlartifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help venv lock demo test lint ui bench clean
+.PHONY: help venv lock demo test lint ui bench bench-readme clean

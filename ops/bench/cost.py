@@ -5,19 +5,18 @@ measured in the same process. Memory: each selection in a process of its own, th
 the growth of the resident set. Validation is left out of both. The last line of output is one JSON object; `ratio` is
 predicted / measured, so 1 is a perfect prediction.
 
-    python ops/bench/cost.py [--batch-size 32]
+    python ops/bench/cost.py [--batch-size 8] [--save]
 """
 
 import argparse
-import datetime
-import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from figures.record import figure, hand_in, make_parser
 
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import FinetuneConfig, ModelConfig
@@ -26,7 +25,6 @@ from unfreeze.cost.model import CostModel, activation_bytes
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_model
 
-RESULTS = Path(__file__).parent / "results"
 # None of them is calibrated on but the first and the last.
 SELECTIONS = ("all", "mha", "fc1", "fc2", "ln1+ln2", "fc1@6-11", "mha@9-11", "none")
 MEMORY_SELECTIONS = ("all", "mha", "ln1+ln2", "mha@9-11", "none")
@@ -35,8 +33,8 @@ _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser = make_parser(__doc__)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
@@ -44,17 +42,7 @@ def main() -> None:
         print(measure_memory(arguments.memory_of, arguments.batch_size))
         return
     results = compare_seconds(arguments.batch_size) + compare_memory(arguments.batch_size)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    summary = {
-        "name": "cost",
-        "date": datetime.date.today().isoformat(),
-        "device": f"{device}, {platform.machine()}",
-        "batch_size": arguments.batch_size,
-        "results": results,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "cost.json").write_text(json.dumps(summary, indent=1) + "\n")
-    print(json.dumps(summary))
+    hand_in("cost", results, arguments, batch_size=arguments.batch_size)
 
 
 def open_model(batch_size: int) -> tuple[WarmModel, CostModel]:
@@ -66,7 +54,7 @@ def open_model(batch_size: int) -> tuple[WarmModel, CostModel]:
     return WarmModel(base, device), CostModel(base.facts, finetune, activation_bytes=size)
 
 
-def compare_seconds(batch_size: int) -> list[dict[str, object]]:
+def compare_seconds(batch_size: int) -> list[dict[str, Any]]:
     warm, cost = open_model(batch_size)
     # The faster of two calibrations and of two looks: other programs only ever make a step slower.
     everything = parse_selection("all", num_blocks=warm.base.facts.num_blocks)
@@ -81,7 +69,7 @@ def compare_seconds(batch_size: int) -> list[dict[str, object]]:
     return lines
 
 
-def compare_memory(batch_size: int) -> list[dict[str, object]]:
+def compare_memory(batch_size: int) -> list[dict[str, Any]]:
     _, cost = open_model(batch_size)
     lines = []
     for text in MEMORY_SELECTIONS:
@@ -111,15 +99,10 @@ def resident_bytes(field: str) -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{field}:")))
 
 
-def compare(name: str, predicted: float, measured: float, unit: str) -> dict[str, object]:
+def compare(name: str, predicted: float, measured: float, unit: str) -> dict[str, Any]:
+    """``ours`` is the prediction, ``theirs`` the measurement, ``ratio`` the one over the other."""
     print(f"{name}: predicted {predicted:.4g}, measured {measured:.4g} {unit}", flush=True)
-    return {
-        "name": name,
-        "ours": round(predicted, 4),
-        "theirs": round(measured, 4),
-        "unit": unit,
-        "ratio": round(predicted / measured, 3),
-    }
+    return figure(name, predicted, measured, unit, more_is_better=True, ratio_is="predicted / measured, 1 is perfect")
 
 
 if __name__ == "__main__":

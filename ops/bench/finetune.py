@@ -1,18 +1,17 @@
 """Finetuning: images per second and peak memory by selection, against a plain loop of the paper's shape.
 
 The plain loop trains everything: images decoded and cropped one by one with PIL in the main process, attention unfused,
-float32, a gradient for every tensor. On a CPU: DeiT-Tiny at 224 px, batch 32. With a GPU: ViT-B/16, 32-px uint8 images,
-bfloat16, also against the same model on random tensors that already lie on the device. All in one run, turn about, the
-faster of two; the last line of output is one JSON object.
+float32, a gradient for every tensor. On a CPU: DeiT-Tiny at 224 px, batch 32; without weights and images the embedded
+model on the embedded digits, whose memory is too little to measure. With a GPU: ViT-B/16, 32-px uint8 images, bfloat16,
+also against the same model on random tensors that already lie on the device. All in one run, turn about, the faster of
+two; the last line of output is one JSON object.
 
-    python ops/bench/finetune.py --weights deit_tiny.safetensors --data flowers12 [--steps 4]
+    python ops/bench/finetune.py [--weights deit_tiny.safetensors --data flowers12] [--steps 4] [--save]
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from figures.record import figure, hand_in, make_parser
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -43,10 +43,9 @@ from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_model
 from unfreeze.records import TrialSpec
 
-RESULTS = Path(__file__).parent / "results"
 RATE = 0.01
-# Selection → what the issue of the finetuning engine asks for, as a multiple of the plain loop's rate for `all`.
-CPU_SELECTIONS = ("all", "mha", "mha@9-11")
+SELECTIONS = ("all", "mha", "mha@9-11")
+EMBEDDED_SELECTIONS = ("all", "mha", "mha@4-5")  # it has 6 blocks
 MEMORY_SELECTIONS = ("all", "mha", "ln1+ln2")
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -65,42 +64,31 @@ def main() -> None:
         print(f"{name}: {rates[name]:.1f} images/s", flush=True)
     plain = rates.pop("plain")
     results = [
-        {"name": name, "ours": round(rate, 2), "theirs": round(plain, 2), "unit": "images/s", "ratio": rate / plain}
+        figure(name, rate, plain, "images/s", more_is_better=True)
         for name, rate in rates.items()
         if not name.startswith("tensors")
     ]
     if CUDA:
         ceiling = rates["tensors_all"]
-        results.append({"name": "of_random_tensors", "ours": rates["all"], "theirs": ceiling, "unit": "images/s"})
-        results[-1]["ratio"] = rates["all"] / ceiling
-    results += memory_results(arguments)
-    device = torch.cuda.get_device_name() if CUDA else f"{os.cpu_count()} CPU cores, {platform.machine()}"
-    for result in results:
-        result |= {"ratio": round(result["ratio"], 3), "device": device}
-    report = {
-        "name": "finetune",
-        "date": datetime.date.today().isoformat(),
-        "device": device,
-        "torch": torch.__version__,
-        "batch_size": arguments.batch_size,
-        "steps": arguments.steps,
-        "results": results,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"finetune_{'gpu' if CUDA else 'cpu'}.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+        results.append(figure("of_random_tensors", rates["all"], ceiling, "images/s", more_is_better=True))
+    if not arguments.embedded:
+        results += memory_results(arguments)
+    settings = {"torch": torch.__version__, "batch_size": arguments.batch_size, "steps": arguments.steps}
+    hand_in("finetune_digits" if arguments.embedded else "finetune", results, arguments, **settings)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="random", help="of DeiT-Tiny (CPU) or ViT-B/16 (GPU)")
+    parser = make_parser(__doc__)
+    parser.add_argument("--weights", help="of DeiT-Tiny (CPU) or ViT-B/16 (GPU)")
     parser.add_argument("--data", help="a tree with train/<class>/ of images; CPU only")
-    parser.add_argument("--steps", type=int, default=4, help="optimizer steps that are timed, after as many to warm up")
+    parser.add_argument("--steps", type=int, help="optimizer steps that are timed, after as many to warm up")
     parser.add_argument("--batch-size", type=int, default=512 if CUDA else 32)
     parser.add_argument("--memory", help=argparse.SUPPRESS)  # one selection, in a process of its own
     arguments = parser.parse_args()
-    if not CUDA and arguments.data is None:
-        parser.error("--data must name a tree with train/<class>/ of images")
+    arguments.embedded = not CUDA and arguments.weights is None and arguments.data is None
+    if not CUDA and (arguments.weights is None) != (arguments.data is None):
+        parser.error("--weights and --data go together")
+    arguments.steps = arguments.steps or (20 if arguments.embedded else 4)
     return arguments
 
 
@@ -108,8 +96,11 @@ def parse() -> argparse.Namespace:
 
 
 def build(arguments: argparse.Namespace, num_classes: int) -> WarmModel:
-    name = "vit_base_patch16_224" if CUDA else "deit_tiny_patch16_224"
-    config = ModelConfig(name=name, weights=arguments.weights)
+    if arguments.embedded:
+        config = ModelConfig()
+    else:
+        name = "vit_base_patch16_224" if CUDA else "deit_tiny_patch16_224"
+        config = ModelConfig(name=name, weights=arguments.weights or "random")
     return WarmModel(build_model(config, num_classes=num_classes, cache_dir=Path("unused")), DEVICE)
 
 
@@ -119,6 +110,8 @@ def load(arguments: argparse.Namespace, cache_dir: str) -> catalog.Dataset:
         pixels = np.random.default_rng(0).integers(0, 256, (20_000, 32, 32, 3), dtype=np.uint8)
         part = Part(make_array(pixels, np.arange(len(pixels)) % 10), np.arange(len(pixels)))
         data = catalog.Dataset(tuple("0123456789"), part, part, num_test=0, digest="", bad_files=())
+    elif arguments.embedded:
+        data = load_train_val(DataConfig(cache_dir=cache_dir), image_size=32)
     else:
         data = load_train_val(DataConfig(name="folder", path=arguments.data, cache_dir=cache_dir), image_size=224)
     few = Part(data.val.array, data.val.indices[:2])
@@ -203,14 +196,19 @@ def cpu_runs(arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
 
     def plain() -> float:
         own = build(arguments, len(data.classes))
-        pictures = ImageFolder(str(Path(arguments.data) / "train"), transform=chain(own.base.spec))
+        spec = own.base.spec
+        if arguments.embedded:
+            pictures: Dataset = Pictures(data.train, spec)
+        else:
+            pictures = ImageFolder(str(Path(arguments.data) / "train"), transform=chain(spec))
         loader = DataLoader(pictures, batch_size=arguments.batch_size, shuffle=True, drop_last=True)
         return plain_rate(own.module, repeat(loader), arguments.steps)
 
     runs: dict[str, Callable[[], float]] = {"plain": plain}
-    for selection in CPU_SELECTIONS:
+    selections = EMBEDDED_SELECTIONS if arguments.embedded else SELECTIONS
+    for selection in selections:
         runs[selection] = lambda selection=selection: train(warm, data, arguments, selection, None)
-    runs["mha@9-11_cached"] = lambda: train(warm, data, arguments, "mha@9-11", cache)
+    runs[f"{selections[-1]}_cached"] = lambda: train(warm, data, arguments, selections[-1], cache)
     return runs
 
 
@@ -238,7 +236,7 @@ def gpu_runs(arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
             TrainBatches.iterate = whole  # type: ignore[method-assign]
 
     runs: dict[str, Callable[[], float]] = {"plain": plain, "tensors_all": tensors}
-    for selection in ("all", "mha", "mha@9-11"):
+    for selection in SELECTIONS:
         runs[selection] = lambda selection=selection: train(warm, data, arguments, selection, None)
     return runs
 
@@ -247,23 +245,23 @@ def gpu_runs(arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
 
 
 def memory_results(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Peak memory beyond model and data, each selection in a process of its own; ratios are to `all`.
+    """Peak memory beyond model and data, each selection in a process of its own, against `all`.
 
     On the host, what the allocator holds back for later is no part of it: there it gives freed memory back at once.
     """
     peaks, predicted = {}, {}
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     for selection in MEMORY_SELECTIONS:
-        command = [sys.executable, __file__, "--memory", selection, "--weights", arguments.weights]
-        command += ["--batch-size", str(arguments.batch_size)] + (["--data", arguments.data] if arguments.data else [])
+        command = [sys.executable, __file__, "--memory", selection, "--batch-size", str(arguments.batch_size)]
+        for option in ("weights", "data"):
+            given = getattr(arguments, option)
+            command += [f"--{option}", given] if given else []
         output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
         measured = json.loads(output.splitlines()[-1])
         peaks[selection], predicted[selection] = measured["peak_mib"], measured["predicted_mib"]
         print(f"{selection}: {peaks[selection]:.0f} MiB beyond model and data, predicted {predicted[selection]:.0f}")
     return [
-        {"name": f"peak_memory_{name}", "ours": round(peak), "theirs": round(peaks["all"]), "unit": "MiB"}
-        | {"ratio": peak / peaks["all"], "ratio_is": "ours / theirs, below 1 is better"}
-        | {"predicted": round(predicted[name])}
+        figure(f"peak_memory_{name}", peak, peaks["all"], "MiB", of_all=peak / peaks["all"], predicted=predicted[name])
         for name, peak in peaks.items()
     ]
 

@@ -3,20 +3,16 @@
 Random resized crop to 224 px, flip, normalisation. Theirs is the usual per-image chain on PIL images in the main
 process; ours starts from the same pixels as uint8. The last line of output is one JSON object.
 
-    python ops/bench/pipeline.py [--side 32] [--images 2000] [--batch-size 64]
+    python ops/bench/pipeline.py [--side 32] [--images 512] [--batch-size 64] [--save]
 """
 
-import argparse
-import datetime
-import json
 import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
+from figures.record import figure, hand_in, make_parser
 from PIL import Image
 from torchvision import transforms
 
@@ -25,14 +21,13 @@ from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.data.pixels.decode import make_array
 from unfreeze.data.pixels.part import Part
 
-RESULTS = Path(__file__).parent / "results"
 SPEC = InputSpec(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=64)
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
@@ -76,20 +71,9 @@ def main() -> None:
         rate = steps * arguments.batch_size / seconds(run, steps)
         rates[name] = max(rate, rates.get(name, 0.0))
         print(f"{name}: {rate:.0f} images/s", flush=True)
-    result = {
-        "name": "pipeline",
-        "date": datetime.date.today().isoformat(),
-        "ours": round(rates["ours"]),
-        "theirs": round(rates["theirs"]),
-        "unit": "images/s",
-        "ratio": round(rates["ours"] / rates["theirs"], 2),
-        "device": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "source_side": arguments.side,
-    }
-    (RESULTS / f"pipeline_{arguments.side}px.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    name = f"pipeline_{arguments.side}px"
+    result = figure(name, rates["ours"], rates["theirs"], "images/s", more_is_better=True, source_side=arguments.side)
+    hand_in(name, [result], arguments)
 
 
 if __name__ == "__main__":

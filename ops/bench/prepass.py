@@ -5,21 +5,18 @@ keeps all outputs of a batch in host memory, and takes the norms of their differ
 batches, one process, turn about. Then: our estimator until the order of the components is settled against the paper's
 100 batches of 128 pairs; and groups of cross pairs against plain pairs. The last line of output is one JSON object.
 
-    python ops/bench/prepass.py [--batches 6] [--batch-size 8]
+    python ops/bench/prepass.py [--batches 3] [--batch-size 8] [--save]
         [--name deit_tiny_patch16_224 --weights FILE --source FOLDER --target FOLDER]
 
-Without weights and images the second part measures the embedded model on the embedded digits, and the results go to a
-file of their own.
+Without weights and images the second part measures the embedded model on the embedded digits, whose record is
+`prepass_digits`. The published figures are of 6 batches.
 """
 
 import argparse
 import ctypes
-import datetime
 import gc
-import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +26,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from figures.record import figure, hand_in, make_parser
 from torch import Tensor, nn
 
 from unfreeze.config import Config, DataConfig, ModelConfig, PlasticityConfig
@@ -43,7 +41,6 @@ from unfreeze.plasticity.local import measure_plasticity
 from unfreeze.records import COMPONENTS, PlasticityTable
 
 PAPER_PAIRS = 100 * 128
-RESULTS = Path(__file__).parent / "results"
 
 
 def plain_rates(module: nn.Module, images: tuple[Tensor, Tensor]) -> np.ndarray:
@@ -159,7 +156,7 @@ def per_pair(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     memory = {"ours": peak_bytes(from_nothing), "plain": peak_bytes(sides.plain)}
     print(f"peak memory of one batch: plain {memory['plain'] / 2**20:.0f} MiB, ours {memory['ours'] / 2**20:.0f} MiB")
     results = [
-        _result(
+        figure(
             "prepass_per_pair",
             ours,
             plain,
@@ -168,7 +165,7 @@ def per_pair(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             setup_s=setup_s,
             ratio_over_32_pairs_with_setup=plain / (ours + setup_s / 32),
         ),
-        _result("prepass_memory", memory["ours"] / 2**20, memory["plain"] / 2**20, "MiB beyond the model"),
+        figure("prepass_memory", memory["ours"] / 2**20, memory["plain"] / 2**20, "MiB beyond the model"),
     ]
     if sides.device.type == "cuda":
         results += _on_gpu(arguments, module, spec, (source, target), ours, plain)
@@ -202,7 +199,7 @@ def _on_gpu(
             seconds = float(np.median([clock(sides.ours, i)[0] for i in range(arguments.batches)])) / config.batch_size
         rate = _matmul_rate(getattr(torch, precision))
         share = flops / seconds / rate
-        results.append(_result(f"prepass_per_pair_{precision}", seconds, plain, "s/pair", share_of_matmul_rate=share))
+        results.append(figure(f"prepass_per_pair_{precision}", seconds, plain, "s/pair", share_of_matmul_rate=share))
     return results
 
 
@@ -246,7 +243,7 @@ def settled(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ranking, num_pairs = table.ranking("reference"), table.rows[0].num_pairs
     print(f"{ranking} after {num_pairs} pairs, {seconds:.2f} s: {table.stopped['reference']}", flush=True)
     results = [
-        _result(
+        figure(
             "prepass_settled",
             seconds,
             plain * PAPER_PAIRS,
@@ -280,37 +277,29 @@ def _cross_pairs(measure: Callable[..., tuple[float, PlasticityTable]]) -> list[
         detail[c] = {"pairs": rows[0].num_pairs, "seconds": best_s[c], "relative_error": variance**0.5}
         print(f"cross={c}: {rows[0].num_pairs} pairs in {best_s[c]:.2f} s, relative error {100 * variance**0.5:.3f} %")
     best = max((c for c in efficiency if c > 1), key=lambda c: efficiency[c])
-    return [_result("prepass_cross_pairs", 1 / efficiency[best], 1 / efficiency[1], "s × variance", by_c=detail)]
+    return [figure("prepass_cross_pairs", 1 / efficiency[best], 1 / efficiency[1], "s × variance", by_c=detail)]
 
 
-def _result(name: str, ours: float, theirs: float, unit: str, **more: Any) -> dict[str, Any]:
-    rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in more.items()}
-    figures = {"ours": float(f"{ours:.4g}"), "theirs": float(f"{theirs:.4g}"), "unit": unit}
-    return {"name": name, **figures, "ratio": round(theirs / ours, 2), **rounded}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=6)
+def parse() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--name", default="deit_tiny_patch16_224")
+    parser.add_argument("--name", default="deit_tiny_patch16_224", help="of the model, with --weights")
     parser.add_argument("--weights")
     parser.add_argument("--source")
     parser.add_argument("--target")
     arguments = parser.parse_args()
+    given = [arguments.weights, arguments.source, arguments.target]
+    if any(given) and not all(given):
+        parser.error("--weights, --source and --target go together")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
     torch.set_num_threads(os.cpu_count() or 1)
-    results = per_pair(arguments) + settled(arguments)
-    on_gpu = torch.cuda.is_available()
-    output = {
-        "name": "prepass",
-        "date": datetime.date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "results": results,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    name = f"prepass{'' if arguments.weights else '_digits'}{'_gpu' if on_gpu else ''}.json"
-    (RESULTS / name).write_text(json.dumps(output, indent=1) + "\n")
-    print(json.dumps(output))
+    name = "prepass" if arguments.weights else "prepass_digits"
+    hand_in(name, per_pair(arguments) + settled(arguments), arguments)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,18 @@ Empty trials on both sides, two CPU workers per trial, Tune driving one trial at
 cluster is outside both clocks; the warm side's slot is up before its first trial, as it is in a sweep. The last line of
 output is one JSON object.
 
-    python ops/bench/trial_overhead.py [--warm-trials 40] [--cold-trials 3]
+    python ops/bench/trial_overhead.py [--warm-trials 40] [--cold-trials 3] [--save]
 """
 
-import argparse
-import json
 import logging
 import os
-import platform
 import tempfile
 import time
 from typing import Any
 
 import ray
 import ray.train
+from figures.record import figure, hand_in, make_parser
 from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -126,7 +124,7 @@ def measure_cold(num_trials: int, folder: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--warm-trials", type=int, default=40)
     parser.add_argument("--cold-trials", type=int, default=3)
     arguments = parser.parse_args()
@@ -139,18 +137,9 @@ def main() -> None:
         warm = measure_warm(arguments.warm_trials, folder)
         cold = measure_cold(arguments.cold_trials, folder)
     ray.shutdown()
-    result = {
-        "name": "trial_overhead",
-        "ours": round(warm, 4),
-        "theirs": round(cold, 4),
-        "unit": "s/trial",
-        "ratio": round(cold / warm, 1),
-        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "warm_trials": arguments.warm_trials,
-        "cold_trials": arguments.cold_trials,
-        "workers_per_trial": NUM_WORKERS,
-    }
-    print(json.dumps(result))
+    counts = {"warm_trials": arguments.warm_trials, "cold_trials": arguments.cold_trials}
+    result = figure("trial_overhead", warm, cold, "s/trial", **counts, workers_per_trial=NUM_WORKERS)
+    hand_in("trial_overhead", [result], arguments)
 
 
 if __name__ == "__main__":

@@ -4,33 +4,31 @@ A whole sweep on one warm slot: Ray, Tune, board, ledger and checkpoints as in a
 a report's timestamp minus its seconds is when the trial's loop began. The other side is the start-up of a Ray Train run
 per trial, measured by trial_overhead.py. The last line of output is one JSON object.
 
-    python ops/bench/turnaround.py [--trials 12] [--weights deit_tiny.safetensors --data flowers12]
+    python ops/bench/turnaround.py [--trials 12] [--save] [--weights deit_tiny.safetensors --data flowers12]
 """
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import statistics
 import tempfile
-from pathlib import Path
 from typing import Any
+
+from figures.record import figure, hand_in, make_parser
 
 from unfreeze.config import load_config
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.run import run_sweep
 
-RESULTS = Path(__file__).parent / "results"
-BAR_S = 0.3
+BAR_S = 0.3  # `theirs`: what we hold ourselves to
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--weights", help="of DeiT-Tiny; without, the embedded model on the embedded digits")
     parser.add_argument("--data", help="a tree with train/<class>/ of images, with --weights")
     arguments = parser.parse_args()
+    if (arguments.weights is None) != (arguments.data is None):
+        parser.error("--weights and --data go together")
     with tempfile.TemporaryDirectory(prefix="unfreeze-bench-", ignore_cleanup_errors=True) as folder:
         config = load_config(settings(arguments, folder))
         run_sweep(config)
@@ -38,21 +36,10 @@ def main() -> None:
     began = sorted(r.reports[0].timestamp_ms / 1000 - r.reports[0].seconds for r in records)
     ended = sorted(r.reports[-1].timestamp_ms / 1000 for r in records)
     gaps = [start - end for end, start in zip(ended, began[1:], strict=False)]
-    result = {
-        "name": "turnaround",
-        "date": datetime.date.today().isoformat(),
-        "ours": round(statistics.median(gaps), 4),
-        "theirs": BAR_S,
-        "unit": "s",
-        "ratio": round(BAR_S / statistics.median(gaps), 2),
-        "largest": round(max(gaps), 4),
-        "gaps": len(gaps),
-        "model": "deit_tiny_patch16_224, 112 px" if arguments.weights else "unfreeze_tiny",
-        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "turnaround.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    name = "turnaround_deit" if arguments.weights else "turnaround"
+    model = "deit_tiny_patch16_224, 112 px" if arguments.weights else "unfreeze_tiny"
+    spread = {"largest": max(gaps), "gaps": len(gaps)}
+    hand_in(name, [figure(name, statistics.median(gaps), BAR_S, "s", **spread, model=model)], arguments)
 
 
 def settings(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
