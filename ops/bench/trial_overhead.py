@@ -4,7 +4,7 @@ Empty trials on both sides, two CPU workers per trial, Tune driving one trial at
 cluster is outside both clocks; the warm side's slot is up before its first trial, as it is in a sweep. The last line of
 output is one JSON object.
 
-    python ops/bench/trial_overhead.py [--warm-trials 40] [--cold-trials 3] [--save]
+    python ops/bench/trial_overhead.py [--warm-trials 20] [--cold-trials 2] [--save]
 """
 
 import logging
@@ -125,8 +125,8 @@ def measure_cold(num_trials: int, folder: str) -> float:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--warm-trials", type=int, default=40)
-    parser.add_argument("--cold-trials", type=int, default=3)
+    parser.add_argument("--warm-trials", type=int, default=20)
+    parser.add_argument("--cold-trials", type=int, default=2)
     arguments = parser.parse_args()
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

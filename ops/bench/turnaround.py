@@ -4,7 +4,7 @@ A whole sweep on one warm slot: Ray, Tune, board, ledger and checkpoints as in a
 a report's timestamp minus its seconds is when the trial's loop began. The other side is the start-up of a Ray Train run
 per trial, measured by trial_overhead.py. The last line of output is one JSON object.
 
-    python ops/bench/turnaround.py [--trials 12] [--save] [--weights deit_tiny.safetensors --data flowers12]
+    python ops/bench/turnaround.py [--trials 8] [--save] [--weights deit_tiny.safetensors --data flowers12]
 """
 
 import argparse
@@ -23,7 +23,7 @@ BAR_S = 0.3  # `theirs`: what we hold ourselves to
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--weights", help="of DeiT-Tiny; without, the embedded model on the embedded digits")
     parser.add_argument("--data", help="a tree with train/<class>/ of images, with --weights")
     arguments = parser.parse_args()
