@@ -20,14 +20,17 @@ def figures(record: Record) -> dict[str, Record]:
 
 
 def number(value: float | None, digits: int | None = None) -> str:
-    """Three digits, all before the point, or as many behind it as ``digits`` says; large ones in groups of three."""
+    """With ``digits`` behind the point; by default three in all, noughts at the end left out."""
     if value is None:
         return NOTHING
-    if digits is None:
-        digits = max(0, 2 - len(f"{abs(value):.0f}") + 1) if abs(value) >= 1 else 4
-        text = f"{value:,.{digits}f}" if abs(value) >= 1 else f"{value:.3g}"
-        return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
-    return f"{value:,.{digits}f}".replace("-", "−")
+    if digits is not None:
+        text = f"{value:,.{digits}f}"
+    elif abs(value) < 1:
+        text = f"{value:.3g}"
+    else:
+        text = f"{value:,.{max(0, 3 - len(f'{abs(value):.0f}'))}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    return text.replace("-", "−")
 
 
 def times(ratio: float | None) -> str:

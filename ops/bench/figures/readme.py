@@ -25,9 +25,9 @@ Written by `make bench-readme` from [`results/`](results/); a test compares the 
 with small settings that need nothing from outside, and goes on past one that fails. `--save` writes a script's JSON to
 `results/`; `--help` says what a fuller run takes: `--weights deit_tiny_patch16_224.safetensors`, and folders of images.
 
-Each script's last line is one JSON object: `ours`, `theirs`, `unit`, and `ratio`, above 1 where ours is better, each
-pair measured turn about in one run. Several figures are a list under `results`. "Read from a log" marks what no
-JSON was kept of. What needs a GPU is not measured, unless its machine names one.
+Each script's last line is one JSON object: `ours`, `theirs`, `unit`, and `ratio`, above 1 where ours is better, both
+sides measured in one run. Several figures are a list under `results`. "Read from a log" marks what no JSON was kept of.
+What needs a GPU is not measured, unless its machine names one.
 """
 
 Render = Callable[[Records], str]
@@ -58,9 +58,9 @@ def bench_readme(records: dict[str, Record]) -> str:
         there = [records[name] for name in names if name in records]
         if there:
             shown |= set(names)
-            parts.append(f"## {title}\n\n{render({record['name']: record for record in there})}\n")
+            parts.append(f"## {title}\n\n{render({record['name']: record for record in there}).strip()}\n")
             parts.append("".join(f"- {origin(record)}\n" for record in there))
-    for name in records.keys() - shown:
+    for name in sorted(records.keys() - shown):
         parts.append(f"## {name}\n\n{generic(records[name])}\n")
         parts.append(f"- {origin(records[name])}\n")
     return "\n".join(parts)
@@ -68,11 +68,9 @@ def bench_readme(records: dict[str, Record]) -> str:
 
 def root_readme(text: str, records: dict[str, Record]) -> str:
     """The README with what stands between the markers made anew."""
-    found = re.subn(
-        f"{re.escape(BEGIN)}.*?{re.escape(END)}", f"{BEGIN}\n{key_figures(records)}\n{END}", text, flags=re.S
-    )
-    assert found[1] == 1, f"README.md has {found[1]} places between {BEGIN!r} and {END!r}, not one"
-    return found[0]
+    before, *between, after = re.split(f"{re.escape(BEGIN)}.*?{re.escape(END)}", text, flags=re.S)
+    assert not between, f"README.md has more than one place between {BEGIN!r} and {END!r}"
+    return f"{before}{BEGIN}\n{key_figures(records)}\n{END}{after}"
 
 
 def key_figures(records: Records) -> str:
