@@ -32,8 +32,8 @@ from unfreeze.records import (
 from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner
 from unfreeze.search.prior import prior_scores
+from unfreeze.search.searcher import PlannedSearch
 from unfreeze.search.space import make_space
-from unfreeze.search.study import PlannedSearch
 from unfreeze.slots.board import Board
 from unfreeze.slots.pool import SlotPool
 from unfreeze.slots.trial import SlotTrial
