@@ -11,8 +11,8 @@ from unfreeze.config import Config
 from unfreeze.data.sets.catalog import load_test
 from unfreeze.finetune.checkpoint import Checkpoint, restore
 from unfreeze.finetune.evaluate import evaluate
-from unfreeze.finetune.loop import make_autocast
 from unfreeze.finetune.lora import inject_adapters, merge_adapters
+from unfreeze.finetune.network import make_autocast
 from unfreeze.models.build import build_base, init_classifier
 from unfreeze.records import DataFacts, FinalResult, Recommendation, to_dict
 from unfreeze.storage.ledger import Ledger

@@ -7,7 +7,7 @@ from unfreeze.data.sets.catalog import load_test
 from unfreeze.errors import CheckpointError
 from unfreeze.finetune.checkpoint import Checkpoint, restore
 from unfreeze.finetune.evaluate import evaluate
-from unfreeze.finetune.loop import make_autocast
+from unfreeze.finetune.network import make_autocast
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_base
 from unfreeze.records import DataFacts, TestResult, TrialState
