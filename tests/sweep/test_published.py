@@ -99,7 +99,7 @@ def test_it_goes_on_where_it_was_cut(
     assert list(results) == ["trial-00000", "trial-00001", "trial-00002"]
     assert results["trial-00000"] == known
     assert results["trial-00002"].correct == reference["trial-00002"][1]
-    monkeypatch.delattr(published, "build_base")
+    monkeypatch.delattr(published, "load_model")
     open_test_for_all(config, ledger, FACTS)
     assert ledger.tests() == results
 

@@ -10,10 +10,10 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
+from unfreeze.data.pixels.boxes import step_crops
 from unfreeze.data.pixels.crops import (
     InputSpec,
     crop_flip,
-    draw_crops,
     enlarge,
     resize_each,
     resize_small,
@@ -80,7 +80,8 @@ def test_a_crop_is_pillows_to_the_rounding_of_its_8_bits(stored: int, side: int)
 @pytest.mark.parametrize("stored", [32, 256])
 def test_crops_do_not_depend_on_threads_or_neighbours(stored: int) -> None:
     """Bit for bit: a rank's share of a batch is what one process makes of the whole."""
-    images, (boxes, flips) = squares(12, stored), draw_crops(12, stored=stored, seed=1)
+    images, drawn = squares(12, stored), step_crops(torch.full((12, 2), stored), seed=1)
+    boxes, flips = drawn.boxes, drawn.flips
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -107,7 +108,8 @@ def test_enlarged_squares_are_torchs(stored: int, side: int, interpolation: str)
 def test_boxes_are_drawn_as_torchvision_draws_them(stored: int) -> None:
     """Same range, and the same distribution of area, ratio and place, by Kolmogorov's and Smirnov's test."""
     count = 3000
-    boxes, flips = draw_crops(count, stored=stored, seed=3)
+    drawn = step_crops(torch.full((count, 2), stored), seed=3)
+    boxes, flips = drawn.boxes, drawn.flips
     left, top, width, height = boxes.T
     assert (boxes[:, :2] >= 0).all()
     assert (width >= 1).all() and (height >= 1).all()  # noqa: PT018
