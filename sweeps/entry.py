@@ -34,8 +34,8 @@ def launch(action: Callable[["Config"], None], *, experiment: str | None = None)
 
     @hydra.main(version_base="1.3", config_path=str(_HERE / "conf"), config_name="config")
     def main(raw: DictConfig) -> None:
-        from unfreeze.config import load_config
         from unfreeze.errors import SweepInterrupted, UnfreezeError
+        from unfreeze.load import load_config
 
         try:
             action(load_config(raw))
@@ -55,7 +55,7 @@ def recompose(experiment: str, *overrides: str) -> "Config":
     Raises:
         ConfigError: as `load_config`.
     """
-    from unfreeze.config import load_config
+    from unfreeze.load import load_config
 
     given = [text for text in HydraConfig.get().overrides.task if not text.startswith("experiment=")]
     return load_config(hydra.compose("config", overrides=[f"experiment={experiment}", *given, *overrides]))

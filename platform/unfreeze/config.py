@@ -1,21 +1,14 @@
 """The configuration: what can be set, in which unit, within which range, and what switches it off.
 
-YAML and command line only fill these dataclasses. `load_config` is the door: behind it nobody sees OmegaConf.
+YAML and command line only fill these dataclasses: load.py is the door, checks.py sees to it that options do not
+contradict each other.
 """
 
-import difflib
-import json
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, get_args
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-
-from unfreeze.errors import ConfigError
+from pydantic import ConfigDict, Field
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -300,197 +293,6 @@ class Config:
     dry_run: bool = False  # print what would run and what it would cost, start nothing
 
 
-def load_config(raw: DictConfig | Mapping[str, Any]) -> Config:
-    """Turn a composed configuration into a checked `Config`.
-
-    Raises:
-        ConfigError: lists every unknown key, wrong type and value out of range at once.
-    """
-    try:
-        plain = OmegaConf.to_container(raw, resolve=True) if isinstance(raw, DictConfig) else dict(raw)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration cannot be resolved: {error}") from error
-    assert isinstance(plain, dict)
-    problems: list[str] = []
-    unsound: set[Any] = set()
-    try:
-        config = _validate(plain)
-    except ValidationError as error:
-        problems += dict.fromkeys(_describe(item) for item in error.errors())
-        unsound = {item["loc"][0] for item in error.errors()}
-        config = _validate({key: value for key, value in plain.items() if key not in unsound})
-    problems += [text for sections, text in _contradictions(config) if not unsound.intersection(sections)]
-    if problems:
-        listing = "\n".join(f"  {line}" for line in problems)
-        raise ConfigError(f"the configuration has problems, nothing was started:\n{listing}")
-    return _absolute(_with_prior(config))
-
-
-def _validate(plain: dict[Any, Any]) -> Config:
-    # Through JSON, because strict mode takes a list for a tuple and an int for a float from JSON alone.
-    return TypeAdapter(Config).validate_json(json.dumps(plain))
-
-
-def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What is wrong between options that are each right, with the sections it involves."""
-    batch, workers = config.finetune.batch_size, config.cluster.workers_per_trial
-    if batch % workers:
-        yield (
-            ("finetune", "cluster"),
-            f"finetune.batch_size must be a multiple of cluster.workers_per_trial, but got {batch} and {workers}",
-        )
-    if config.plasticity.batch_size % config.plasticity.cross:
-        yield (
-            ("plasticity",),
-            f"plasticity.batch_size must be a multiple of plasticity.cross, but got {config.plasticity.batch_size} and "
-            f"{config.plasticity.cross}",
-        )
-    yield from _data_contradictions(config.data)
-    yield from _finetune_contradictions(config.finetune)
-    yield from _lora_contradictions(config)
-    yield from _shard_contradictions(config.finetune, config.cluster.workers_per_trial)
-    yield from _mixing_contradictions(config.finetune, config.cluster.workers_per_trial)
-    yield from _search_contradictions(config.search)
-    if config.search.space == "grid" and config.sweep.checkpoint_gib:
-        yield (
-            ("search", "sweep"),
-            f"a grid is judged when it is complete, so all its checkpoints are kept: sweep.checkpoint_gib must be 0, "
-            f"but got {config.sweep.checkpoint_gib:g}",
-        )
-    if config.search.objective == "pareto" and config.sweep.checkpoint_gib:
-        yield (
-            ("search", "sweep"),
-            f"sweep.checkpoint_gib keeps the most accurate trials, not the front of search.objective=pareto: set it to "
-            f"0, but got {config.sweep.checkpoint_gib:g}",
-        )
-    if config.finetune.prefix_cache_gib and config.data.augment != "none" and not config.data.num_views:
-        yield (
-            ("finetune", "data"),
-            f"finetune.prefix_cache_gib={config.finetune.prefix_cache_gib:g} needs images that come back: data.augment="
-            f"none or data.num_views above 0, but got data.augment={config.data.augment} and data.num_views=0",
-        )
-    if config.data.name != "digits" and config.data.source_path is None:
-        yield (
-            ("data",),
-            f"data.source_path must name a tree of source-domain images for data={config.data.name}, which the "
-            f"pre-pass pairs with the downstream ones, but got null",
-        )
-
-
-def _data_contradictions(data: DataConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    places = {
-        "folder": "an image folder",
-        "cifar10c": "the folder of CIFAR-10-C's .npy files",
-        "cifar100c": "the folder of CIFAR-100-C's .npy files",
-        "domainnet": "the folder that holds DomainNet's domains",
-    }
-    if data.name in places and data.path is None:
-        yield ("data",), f"data.path must name {places[data.name]} (local or s3://) for data={data.name}, but got null"
-    if (data.name == "domainnet") != (data.domain is not None):
-        yield ("data",), f"data.domain is for data=domainnet, which needs one, but got {data.domain!r} for {data.name}"
-    if data.name in ("cifar10c", "cifar100c") and data.corruption is None:
-        yield ("data",), f"data.corruption must name one of the corruptions for data={data.name}, but got null"
-    if data.num_views and data.augment == "none":
-        yield ("data",), f"data.num_views are augmented views, but got {data.num_views} with data.augment=none"
-
-
-def _finetune_contradictions(finetune: FinetuneConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    if finetune.steps and finetune.warmup_steps and finetune.warmup_steps >= finetune.steps:
-        yield (
-            ("finetune",),
-            f"finetune.warmup_steps must be below finetune.steps, but got {finetune.warmup_steps} and {finetune.steps}",
-        )
-
-
-def _shard_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[tuple[tuple[str, ...], str]]:
-    if not finetune.shard:
-        return
-    if workers < 2:
-        yield (
-            ("finetune", "cluster"),
-            f"finetune.shard=true spreads a model over workers, but got cluster.workers_per_trial={workers}",
-        )
-    unfit = [name for name in ("prefix_cache_gib", "compile", "ema_decay") if getattr(finetune, name)]
-    if unfit:
-        listing = ", ".join(f"finetune.{name}" for name in unfit)
-        yield ("finetune",), f"finetune.shard=true works without {listing}: switch off one or the other"
-
-
-def _lora_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    adapted = [text for text in (*config.search.baselines, *config.search.selections) if ":lora(" in text]
-    if config.finetune.shard and adapted:
-        yield (
-            ("finetune", "search"),
-            f"LoRA adapts whole layers, which finetune.shard=true spreads over workers: leave out {', '.join(adapted)} "
-            f"or set finetune.shard=false",
-        )
-
-
-def _mixing_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[tuple[tuple[str, ...], str]]:
-    if not (finetune.mixup_alpha or finetune.cutmix_alpha):
-        return
-    if finetune.batch_size % (2 * workers):
-        yield (
-            ("finetune", "cluster"),
-            f"mixup and cutmix mix neighbours, so each worker needs an even share of finetune.batch_size, but got "
-            f"{finetune.batch_size} images for {workers} workers",
-        )
-    if finetune.prefix_cache_gib:
-        yield (
-            ("finetune",),
-            f"mixup and cutmix mix pixels, which a cache of activations does not hold: set "
-            f"finetune.prefix_cache_gib=0, but got {finetune.prefix_cache_gib:g}",
-        )
-
-
-def _search_contradictions(search: SearchConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    grid = {name: getattr(search, name) for name in ("selections", "learning_rates", "seeds")}
-    if search.space == "grid":
-        for name, values in grid.items():
-            if not values or len(set(values)) < len(values):
-                yield ("search",), f"search.{name} must list each of the grid's once for search=grid, but got {values}"
-    elif any(grid.values()):
-        given = ", ".join(f"search.{name}" for name, values in grid.items() if values)
-        yield ("search",), f"{given} are for search=grid, but got search.space={search.space}"
-    if search.select_on == "test" and search.space != "grid":
-        yield (
-            ("search",),
-            f"search.select_on=test reproduces a grid's published choice and needs search=grid, but got search.space="
-            f"{search.space}; anything else selects on validation",
-        )
-
-
-def _with_prior(config: Config) -> Config:
-    """The pre-pass measures what the prior is made of, asked for or not."""
-    needed = "reference" if config.search.prior.score == "reversed" else config.search.prior.score
-    measured: list[tuple[list[Any], Any]] = [
-        (config.plasticity.modes, Mode),
-        (config.plasticity.scores, RivalScore),
-    ]
-    for names, known in measured:
-        if needed in get_args(known) and needed not in names:
-            names.append(needed)
-    return config
-
-
-def _absolute(config: Config) -> Config:
-    """Local paths made absolute: Ray's workers and Tune's trials run in other folders than the command."""
-    config.storage = _absolute_path(config.storage)
-    config.data.cache_dir = _absolute_path(config.data.cache_dir)
-    for section, name in ((config.data, "path"), (config.data, "source_path"), (config.model, "weights")):
-        value = getattr(section, name)
-        if value is not None and value != "random":
-            setattr(section, name, _absolute_path(value))
-    scheme = "sqlite:///"
-    if config.tracking.uri is not None and config.tracking.uri.startswith(scheme):
-        config.tracking.uri = scheme + _absolute_path(config.tracking.uri.removeprefix(scheme))
-    return config
-
-
-def _absolute_path(location: str) -> str:
-    return location if "://" in location else str(Path(location).expanduser().absolute())
-
-
 def config_to_dict(config: Config) -> dict[str, Any]:
     """The resolved configuration as JSON-ready nested dicts."""
     return asdict(config)
@@ -506,29 +308,3 @@ def changed_keys(stored: Mapping[str, Any], current: Mapping[str, Any], *, prefi
         elif before != now:
             lines.append(f"{name}: stored {before!r}, now {now!r}")
     return lines
-
-
-def _describe(item: Any) -> str:
-    """One validation problem as one line, with the key, the value and the way out."""
-    # A union's member shows up in the location as a type label ("literal['auto']"); it is no key of ours.
-    path = [str(part) for part in item["loc"] if re.fullmatch(r"\w+", str(part)) and part not in ("int", "str")]
-    name = ".".join(path) or "configuration"
-    if item["type"] == "unexpected_keyword_argument":
-        known = _keys_at(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        where = ".".join(path[:-1])
-        hint = (
-            f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"{where or 'there'} has {', '.join(known)}"
-        )
-        return f"{name}: unknown option; {hint}"
-    if item["type"] == "value_error":
-        return f"{name}: {item['ctx']['error']}"
-    return f"{name}: {item['msg'][0].lower()}{item['msg'][1:]}, but got {item['input']!r}"
-
-
-def _keys_at(path: list[str]) -> list[str]:
-    """The option names of the section at ``path``."""
-    section: Any = Config
-    for part in path:
-        section = get_type_hints(section).get(part) if is_dataclass(section) else None
-    return [f.name for f in fields(section)] if is_dataclass(section) else []
