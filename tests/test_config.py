@@ -1,6 +1,7 @@
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from configuring import CONF, composed, run_entry
@@ -14,6 +15,32 @@ GROUPS = ("model", "data", "search", "cluster")
 FILES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]
 NEED_NO_PATHS = "data=digits"
+
+
+def meanings(section: type, prefix: str = "") -> dict[str, str]:
+    """Dotted name of every option → what it is said to mean."""
+    found: dict[str, str] = {}
+    hints = get_type_hints(section)
+    for field in fields(section):
+        if is_dataclass(hints[field.name]):
+            found |= meanings(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            found[f"{prefix}{field.name}"] = field.metadata.get("help", "")
+    return found
+
+
+def test_every_option_says_what_it_means() -> None:
+    found = meanings(Config)
+    assert found.keys() == leaf_keys(config_to_dict(Config()))
+    assert [name for name, text in found.items() if len(text.strip()) < 5] == []
+    assert [name for name, text in found.items() if text != text.strip() or text.endswith(".")] == []
+
+
+def test_a_list_or_mapping_is_not_shared() -> None:
+    Config().model.kwargs["depth"] = 2
+    Config().search.baselines.append("mha")
+    assert Config() == Config()
+    assert (Config().model.kwargs, Config().search.baselines) == ({}, ["all", "none"])
 
 
 def leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> set[str]:
