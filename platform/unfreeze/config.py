@@ -233,7 +233,7 @@ class FinetuneConfig:
     label_smoothing: ShareBelowOne = option(0.0, "share of the target spread over all classes; 0: off")
     mixup_alpha: NonNegativeFloat = option(0.0, "of the Beta distribution, images blended in pairs; 0: off")
     cutmix_alpha: NonNegativeFloat = option(
-        0.0, "likewise, rectangles swapped in pairs; 0: off; with mixup either is drawn for each batch"
+        0.0, "of the Beta distribution, rectangles swapped in pairs; 0: off; with mixup either is drawn for each batch"
     )
     ema_decay: ShareBelowOne = option(0.0, "validate and keep the moving average of the weights; 0: off")
     lora_alpha: PositiveFloat = option(16.0, "of selections such as mha:lora(8): updates are scaled by alpha / rank")
