@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -38,6 +39,8 @@ def launch(action: Callable[["Config"], None], *, experiment: str | None = None)
     # Hydra alone would stop at the first unknown key; forced in, all of them reach `load_config` and its one message.
     sys.argv[1:] = [re.sub(r"^(?!hydra\.)(?=\w+\.[\w.]+=)", "++", argument) for argument in sys.argv[1:]]
 
+    store_defaults()
+
     @hydra.main(version_base="1.3", config_path=str(_CONF), config_name="config")
     def main(raw: DictConfig) -> None:
         from unfreeze.load import load_config
@@ -46,6 +49,13 @@ def launch(action: Callable[["Config"], None], *, experiment: str | None = None)
             action(load_config(raw))
 
     main()
+
+
+def store_defaults() -> None:
+    """Hand Hydra every option with its default, below all files: `every_option` in conf/config.yaml."""
+    from unfreeze.config import Config, config_to_dict
+
+    ConfigStore.instance().store(name="every_option", node=config_to_dict(Config()))
 
 
 @contextmanager

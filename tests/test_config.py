@@ -14,6 +14,7 @@ from unfreeze.load import load_config
 GROUPS = ("model", "data", "search", "cluster")
 FILES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]
+DEFAULT_FILES = {"model=tiny", "data=digits", "search=components", "cluster=local"}
 NEED_NO_PATHS = "data=digits"
 
 
@@ -68,6 +69,18 @@ def test_changed_keys_name_both_values() -> None:
         "search.prior.score: stored 'reference', now 'uniform'",
         "trial.seed: stored 0, now None",
     ]
+
+
+def test_a_default_is_typed_once() -> None:
+    assert set(OmegaConf.load(CONF / "config.yaml")) == {"defaults", "hydra"}
+    defaults = config_to_dict(Config())
+    for choice in FILES:
+        group, _, name = choice.partition("=")
+        own = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
+        assert isinstance(own, dict)
+        same = [key for key, value in own.items() if value == defaults[group][key]]
+        # Hydra wants some key in a file; the group's default names itself.
+        assert same == ([*own] if len(own) == 1 and choice in DEFAULT_FILES else []), choice
 
 
 def test_the_composed_default_says_what_the_dataclasses_say() -> None:

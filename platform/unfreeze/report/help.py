@@ -9,7 +9,7 @@ from unfreeze.config import Config
 from unfreeze.errors import ConfigError
 from unfreeze.report.options import Option, list_options
 
-_COLUMN = 44  # where meanings begin at most: the longest name, finetune.activation_checkpointing, is 34
+_COLUMN = 44  # where meanings begin at most: the longest name, finetune.activation_checkpointing, is 33
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 Groups = Mapping[str, Sequence[str]]
