@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from unfreeze.config import load_config
+from unfreeze.load import load_config
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.run import run_sweep
 

@@ -14,7 +14,7 @@ from torch import nn
 from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.mapping import check_supported
 from unfreeze.components.selection import parse_selection
-from unfreeze.config import DataConfig, PlasticityConfig, load_config
+from unfreeze.config import DataConfig, PlasticityConfig
 from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.data.pixels.decode import (
     Squares,
@@ -26,6 +26,7 @@ from unfreeze.data.pixels.decode import (
 )
 from unfreeze.data.pixels.part import Part
 from unfreeze.errors import ConfigError, DataError, ModelError
+from unfreeze.load import load_config
 from unfreeze.models.build import weights_digest
 from unfreeze.plasticity.estimator import check_device
 from unfreeze.plasticity.local import measure_plasticity

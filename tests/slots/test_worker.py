@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from unfreeze.config import load_config
 from unfreeze.data.pixels.decode import make_array
 from unfreeze.data.pixels.part import Part
 from unfreeze.data.sets.catalog import Dataset
 from unfreeze.errors import DeviceMemoryError
 from unfreeze.finetune.parallel import Worker
 from unfreeze.finetune.warm import WarmModel
+from unfreeze.load import load_config
 from unfreeze.models.build import build_base
 from unfreeze.records import TrialSpec, TrialState, to_dict
 from unfreeze.slots.slot import Slot

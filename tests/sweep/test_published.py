@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from unfreeze.config import Config, load_config
+from unfreeze.config import Config
 from unfreeze.data.pixels.batches import eval_view
 from unfreeze.data.sets.catalog import load_test, load_train_val
 from unfreeze.errors import CheckpointError
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.warm import WarmModel
+from unfreeze.load import load_config
 from unfreeze.models.build import build_model
 from unfreeze.records import DataFacts, TestResult, TrialRecord, TrialSpec, TrialState
 from unfreeze.storage.ledger import Ledger
