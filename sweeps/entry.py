@@ -27,8 +27,12 @@ def launch(action: Callable[["Config"], None], *, experiment: str | None = None)
     Exit codes: 2 for what the user must mend, 130 for an interrupted sweep.
     """
     if {"--help", "-h"}.intersection(sys.argv[1:]):
-        with _exit_codes():
-            _print_help(sys.modules[action.__module__].__doc__ or "")
+        from unfreeze.report.help import help_for
+        from unfreeze.report.terminal import terminal_width
+
+        with _exit_codes():  # instead of Hydra's help, which knows the defaults and neither meaning nor range
+            about = sys.modules[action.__module__].__doc__ or ""
+            print(help_for(sys.argv, about, _CONF, width=terminal_width()), end="")
         return
     if experiment is not None:
         other = [argument for argument in sys.argv[1:] if argument.startswith("experiment=")]
@@ -70,19 +74,6 @@ def _exit_codes() -> Iterator[None]:
     except SweepInterrupted as interruption:
         print(interruption, file=sys.stderr)
         sys.exit(130)
-
-
-def _print_help(about: str) -> None:
-    """Instead of Hydra's, which knows the defaults and neither meaning nor range; names beside the flag narrow it."""
-    from unfreeze.report.help import find_groups, help_on, help_text
-    from unfreeze.report.terminal import terminal_width
-
-    names = [argument for argument in sys.argv[1:] if not argument.startswith("-") and "=" not in argument]
-    groups, width = find_groups(_CONF), terminal_width()
-    if names:
-        print(help_on(names, groups, width=width), end="")
-    else:
-        print(help_text(f"python {sys.argv[0]}", about, groups, width=width), end="")
 
 
 def recompose(experiment: str, *overrides: str) -> "Config":

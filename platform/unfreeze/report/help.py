@@ -21,6 +21,21 @@ def find_groups(conf: Path) -> dict[str, list[str]]:
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
 
 
+def help_for(arguments: Sequence[str], about: str, conf: Path, *, width: int) -> str:
+    """What ``--help`` prints for a command line: names beside the flag narrow it, settings are passed over.
+
+    Raises:
+        ConfigError: nothing has one of the names.
+    """
+    names = [argument for argument in arguments[1:] if not argument.startswith("-") and "=" not in argument]
+    groups = find_groups(conf)
+    return (
+        help_on(names, groups, width=width)
+        if names
+        else help_text(f"python {arguments[0]}", about, groups, width=width)
+    )
+
+
 def help_text(command: str, about: str, groups: Groups, *, width: int) -> str:
     """All of it, for the entry script that ``command`` starts and ``about`` describes."""
     usage = f"""\
@@ -74,7 +89,7 @@ def _section_texts(options: Sequence[Option], width: int) -> list[str]:
         own = [option for option in options if option.section == section]
         lefts = [f"  {option.name} = {option.default}" for option in own]
         column = min(max(map(len, lefts)) + 2, _COLUMN, width // 2)
-        title = f"{section}: {getattr(Config(), section).__doc__}" if section else "of no section:"
+        title = f"{section}: {getattr(Config(), section).__doc__}" if section else "general:"
         lines = _wrap(title, width, first="", rest="  ")
         for left, option in zip(lefts, own, strict=True):
             lines += _hanging(left, f"{option.meaning} ({_kept_together(option.allowed)})", column=column, width=width)
