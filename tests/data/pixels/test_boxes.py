@@ -20,7 +20,7 @@ def drawn(how: str, sizes: torch.Tensor) -> Crops:
 
 
 @pytest.mark.parametrize("how", ["step", "view"])
-@pytest.mark.parametrize(("width", "height"), [(300, 200), (100, 320), (64, 64), (640, 480)])
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (100, 320), (9, 9), (64, 64), (256, 256), (640, 480)])
 def test_boxes_are_drawn_as_torchvision_draws_them(how: str, width: int, height: int) -> None:
     """Inside the image, and the same distribution of area, ratio and place, by Kolmogorov's and Smirnov's test."""
     count = 3000

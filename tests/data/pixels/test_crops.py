@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tv
 from PIL import Image
-from scipy import stats
 from torch import Tensor
-from torchvision.transforms import RandomResizedCrop
 
 from unfreeze.data.pixels.boxes import step_crops
 from unfreeze.data.pixels.crops import (
@@ -102,24 +100,3 @@ def test_enlarged_squares_are_torchs(stored: int, side: int, interpolation: str)
     pixels = images.permute(0, 3, 1, 2).double() / 255
     expected = F.interpolate(pixels, size=(side, side), mode=interpolation, antialias=True).clamp(0, 1).float()
     torch.testing.assert_close(unit(enlarge(images, spec(side), interpolation)), expected, atol=2e-6, rtol=0)
-
-
-@pytest.mark.parametrize("stored", [9, 32, 256])
-def test_boxes_are_drawn_as_torchvision_draws_them(stored: int) -> None:
-    """Same range, and the same distribution of area, ratio and place, by Kolmogorov's and Smirnov's test."""
-    count = 3000
-    drawn = step_crops(torch.full((count, 2), stored), seed=3)
-    boxes, flips = drawn.boxes, drawn.flips
-    left, top, width, height = boxes.T
-    assert (boxes[:, :2] >= 0).all()
-    assert (width >= 1).all() and (height >= 1).all()  # noqa: PT018
-    assert (left + width <= stored).all() and (top + height <= stored).all()  # noqa: PT018
-    torch.manual_seed(0)
-    image = torch.empty(1, stored, stored)
-    theirs = torch.tensor([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)])
-    their_top, their_left, their_height, their_width = theirs.T
-    pairs = [(width * height, their_width * their_height), (width / height, their_width / their_height)]
-    pairs += [(left, their_left), (top, their_top)]
-    for ours, other in pairs:
-        assert stats.ks_2samp(ours.numpy(), other.numpy()).pvalue > 1e-3
-    assert abs(flips.float().mean().item() - 0.5) < 0.05
