@@ -14,7 +14,7 @@ from typing import Any
 
 from figures.record import figure, hand_in, make_parser
 
-from unfreeze.config import load_config
+from unfreeze.load import load_config
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.run import run_sweep
 

@@ -1,24 +1,20 @@
 """The configuration: what can be set, in which unit, within which range, and what switches it off.
 
-YAML and command line only fill these dataclasses. `load_config` is the door: behind it nobody sees OmegaConf.
+YAML and command line only fill these dataclasses: load.py is the door, checks.py sees to it that options do not
+contradict each other.
 """
 
-import difflib
-import json
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-
-from unfreeze.errors import ConfigError
+from pydantic import ConfigDict, Field
 
 Count = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -82,140 +78,228 @@ PaperSet = Literal[
 ]
 RateGroup = Literal["ln1", "mha", "ln2", "fc1", "fc2", "embed", "head"]
 
+T = TypeVar("T")
 # A typo is an error, and so is a value of another type ("3" for 3): nothing is guessed.
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
+def option(default: T, meaning: str) -> T:
+    """A field that says what it means, in which unit, and what switches it off; `--help` prints it.
+
+    A list or mapping is copied for each configuration.
+    """
+    metadata = {"help": meaning}
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)  # type: ignore[return-value]
+    return field(default=default, metadata=metadata)
+
+
 @dataclass(kw_only=True, slots=True)
 class SweepConfig:
+    """Its name, its seed, and what it keeps."""
+
     __pydantic_config__ = _STRICT
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "sweep"  # folder below `storage`
-    seed: Annotated[int, Field(ge=0)] = 0  # every random number of the sweep derives from it
-    checkpoint_gib: NonNegativeFloat = 0.0  # best checkpoints kept, the losers' deleted first; 0: all are kept
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = option(
+        "sweep", "folder below `storage`"
+    )
+    seed: NonNegativeInt = option(0, "every random number of the sweep derives from it")
+    checkpoint_gib: NonNegativeFloat = option(0.0, "best checkpoints kept, the losers' deleted first; 0: all are kept")
 
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
+    """The pretrained Vision Transformer."""
+
     __pydantic_config__ = _STRICT
-    name: str = "unfreeze_tiny"  # any timm Vision Transformer
-    weights: str | None = None  # .safetensors or .pth file, local or s3://; null: the weights timm knows for `name`
-    image_size: Annotated[int, Field(ge=8)] | None = None  # px; null: the model's own
-    kwargs: dict[str, Any] = field(default_factory=dict)  # handed to timm.create_model
-    normalization: Literal["model", "imagenet"] = "model"  # of pixels: as pretrained, or ImageNet's mean and deviation
-    layer_norm_eps: PositiveFloat | None = None  # null: the model's own; the paper's models have 1e-12
+    name: str = option("unfreeze_tiny", "any timm Vision Transformer")
+    weights: str | None = option(
+        None, ".safetensors or .pth file, local or s3://; random: untrained ones; null: those timm knows for `name`"
+    )
+    image_size: Annotated[int, Field(ge=8)] | None = option(None, "side in px; null: the model's own")
+    kwargs: dict[str, Any] = option({}, "handed to timm.create_model besides; {}: nothing")
+    normalization: Literal["model", "imagenet"] = option(
+        "model", "of pixels: as pretrained, or ImageNet's mean and deviation"
+    )
+    layer_norm_eps: PositiveFloat | None = option(
+        None, "of the layer norms; null: the model's own; the paper's have 1e-12"
+    )
 
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
+    """The images: which, how they are split, augmented and decoded."""
+
     __pydantic_config__ = _STRICT
-    name: DataName = "digits"
-    # folder: the ImageFolder tree; cifar10c, cifar100c: the folder of .npy files; domainnet: the folder of domains; all
-    # local or s3://. torchvision's sets: where to download.
-    path: str | None = None
-    domain: Domain | None = None  # domainnet alone
-    # cifar10c, cifar100c: which of their files; any other set: applied to its images by us. null: none
-    corruption: Corruption | None = None
-    severity: Annotated[int, Field(ge=1, le=5)] = 5  # of the corruption
-    source_path: str | None = None  # any tree of source-domain images; null: rendered glyphs
-    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training pool, per class; unused where val/ exists
-    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # per class; only for a tree without test/
-    split_seed: Annotated[int, Field(ge=0)] = 0  # the split is the same for every trial and every sweep seed
-    max_train_images: Count | None = None  # stratified subset; null: all
-    max_val_images: Count | None = None  # stratified subset; null: all
-    augment: Literal["none", "crop_flip"] = "none"  # crop_flip: random resized crop and horizontal flip
-    num_views: Annotated[int, Field(ge=0)] = 0  # augmented views per image, used in turn; 0: a new one each time
-    crop_share: Share = 0.875  # evaluation: side of the centre crop in the square around the image; 1: all of it
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # of the evaluation view; random crops are bilinear
-    # memory: decoded once to uint8 squares; stream: each image from its file each time, crops from the whole of it
-    loading: Literal["auto", "memory", "stream"] = "auto"
-    max_decoded_gib: PositiveFloat = 32.0  # auto: larger sets stream
-    num_workers: Count = 2  # processes per worker of a trial that decode a streamed set
-    max_bad_share: Annotated[float, Field(ge=0, lt=1)] = 0.01  # unreadable files above this share stop the sweep
-    cache_dir: str = "~/.cache/unfreeze"  # node-local; decoded images, by content
+    name: DataName = option("digits", "the downstream set; data=NAME also sets what goes with it")
+    path: str | None = option(
+        None,
+        "folder: the ImageFolder tree; cifar10c, cifar100c: the folder of .npy files; domainnet: the folder of "
+        "domains; torchvision's sets: where to download; all local or s3://; null: ~/.cache/unfreeze/torchvision",
+    )
+    domain: Domain | None = option(None, "domainnet alone: which of its domains")
+    corruption: Corruption | None = option(
+        None, "cifar10c, cifar100c: which of their files; any other set: applied to its images by us. null: none"
+    )
+    severity: Annotated[int, Field(ge=1, le=5)] = option(5, "of the corruption")
+    source_path: str | None = option(None, "any tree of source-domain images; null: rendered glyphs, for digits alone")
+    val_share: OpenShare = option(0.2, "of the training pool, per class; unused where val/ exists")
+    test_share: OpenShare = option(0.2, "per class; only for a tree without test/")
+    split_seed: NonNegativeInt = option(0, "the split is the same for every trial and every sweep seed")
+    max_train_images: Count | None = option(None, "stratified subset; null: all")
+    max_val_images: Count | None = option(None, "stratified subset; null: all")
+    augment: Literal["none", "crop_flip"] = option(
+        "none", "of training images; crop_flip: random resized crop and horizontal flip"
+    )
+    num_views: NonNegativeInt = option(0, "augmented views per image, used in turn; 0: a new one each time")
+    crop_share: Share = option(
+        0.875, "evaluation: side of the centre crop in the square around the image; 1: all of it"
+    )
+    interpolation: Literal["bicubic", "bilinear"] = option(
+        "bicubic", "of the evaluation view; random crops are bilinear"
+    )
+    loading: Literal["auto", "memory", "stream"] = option(
+        "auto",
+        "memory: decoded once to uint8 squares; stream: each image from its file each time, crops from the whole of "
+        "it; auto: by `max_decoded_gib`",
+    )
+    max_decoded_gib: PositiveFloat = option(32.0, "loading=auto: larger sets stream")
+    num_workers: Count = option(2, "processes per worker of a trial that decode a streamed set")
+    max_bad_share: ShareBelowOne = option(0.01, "unreadable files above this share stop the sweep")
+    cache_dir: str = option("~/.cache/unfreeze", "node-local; decoded images, by content")
 
 
 @dataclass(kw_only=True, slots=True)
 class PlasticityConfig:
+    """The pre-pass: what is measured of each component, on how many pairs, how exactly."""
+
     __pydantic_config__ = _STRICT
-    modes: Annotated[list[Mode], Field(min_length=1)] = field(default_factory=lambda: ["reference", "in_situ"])
-    num_pairs: Annotated[int, Field(ge=2)] = 512  # (source, target) image pairs at most
-    batch_size: Count = 32  # source images per forward pass, and as many target images; a look is taken after each
-    cross: Count = 1  # images of either side in a group whose every source meets every target; 1: plain pairs
-    stop_early: bool = True  # once the order of the components is settled, or known as well as `relative_error` says
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95  # of the order, and of each interval
-    min_observations: Annotated[int, Field(ge=2)] = 32  # pairs (groups, with `cross`) before the first look
-    relative_error: Annotated[float, Field(ge=0, lt=1)] = 0.005  # standard error / mean of every component; 0: off
-    layer_norm_eps: PositiveFloat | None = None  # null: the model's own; the paper's models have 1e-12
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of matrix products on a GPU; sums are float32
-    bounds: bool = True  # theoretical upper bounds beside the observed rates
-    scores: list[RivalScore] = field(default_factory=list)  # rival scores to compute besides
-    score_images: Count = 64  # labelled training images for the rival scores, one of each class at least
-    num_actors: Count = 1  # share the pairs; each takes what a worker of a trial takes
-    seed: Annotated[int, Field(ge=0)] = 0  # which images are paired
+    modes: Annotated[list[Mode], Field(min_length=1)] = option(
+        ["reference", "in_situ"],
+        "reference: every component on the embedding, as the paper's code does; in_situ: each on its own input inside "
+        "the network; local: what in_situ tends to as the target image approaches the source image",
+    )
+    num_pairs: Annotated[int, Field(ge=2)] = option(512, "(source, target) image pairs at most")
+    batch_size: Count = option(
+        32, "source images per forward pass, and as many target images; a look is taken after each"
+    )
+    cross: Count = option(1, "images of either side in a group whose every source meets every target; 1: plain pairs")
+    stop_early: bool = option(
+        True, "stop once the order of the components is settled, or known as well as `relative_error` says"
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = option(0.95, "of the order, and of each interval")
+    min_observations: Annotated[int, Field(ge=2)] = option(32, "pairs (groups, with `cross`) before the first look")
+    relative_error: ShareBelowOne = option(0.005, "standard error / mean of every component; 0: off")
+    layer_norm_eps: PositiveFloat | None = option(
+        None, "of the layer norms; null: the model's own; the paper's have 1e-12"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = option(
+        "float32", "of matrix products on a GPU; sums are float32"
+    )
+    bounds: bool = option(True, "theoretical upper bounds beside the observed rates")
+    scores: list[RivalScore] = option([], "rival scores to compute besides; []: none")
+    score_images: Count = option(64, "labelled training images for the rival scores, one of each class at least")
+    num_actors: Count = option(1, "processes that share the pairs; each takes what a worker of a trial takes")
+    seed: NonNegativeInt = option(0, "which images are paired")
 
 
 @dataclass(kw_only=True, slots=True)
 class FinetuneConfig:
+    """How one trial trains and validates."""
+
     __pydantic_config__ = _STRICT
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd
-    weight_decay: NonNegativeFloat = 0.0  # 0: off
-    epochs: PositiveFloat = 10.0  # passes over the training images; fractions allowed
-    steps: Count | None = None  # optimizer steps; null: as many as `epochs` takes
-    batch_size: Count = 64  # images per optimizer step, over all workers
-    micro_batch_size: Count | None = None  # images per forward pass and worker; null: batch_size / workers
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the steps, linear; 0: off
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None  # null: as many as `warmup_share` says
-    warmup_from_zero: bool = False  # the first step's rate is 0, as the paper's code has it; else peak / warmup steps
-    clip_norm: NonNegativeFloat = 1.0  # gradient norm; 0: off
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the GPU has it
-    train_head: bool = True  # final norm and classifier
-    layer_decay: Share = 1.0  # learning rate of a block / that of the block above it; 1: off
-    component_rates: dict[RateGroup, NonNegativeFloat] = field(default_factory=dict)  # × learning rate; absent: 1
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: off
-    mixup_alpha: NonNegativeFloat = 0.0  # of the Beta distribution; 0: off
-    cutmix_alpha: NonNegativeFloat = 0.0  # 0: off; with mixup either is drawn for each batch
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # validate and keep the moving average of the weights; 0: off
-    lora_alpha: PositiveFloat = 16.0  # of selections such as mha:lora(8): updates are scaled by alpha / rank
-    activation_checkpointing: bool = False  # blocks keep their input alone and run again in the backward pass
-    compile: bool = False  # torch.compile, once per selection; its seconds are in the trial's first report
-    prefix_cache_gib: NonNegativeFloat = 0.0  # node-local disk for activations below the lowest trained block; 0: off
-    shard: bool = False  # FSDP2: each worker holds a share of the weights; for models that do not fit
-    num_reports: Count = 10  # validations per trial, evenly spaced; rungs of early stopping lie on them
-    eval_batch_size: Count = 256  # images per forward pass and worker
+    optimizer: Literal["sgd", "adamw"] = option("sgd", "sgd with `momentum`, or adamw with its usual betas")
+    momentum: ShareBelowOne = option(0.9, "of sgd; 0: off")
+    weight_decay: NonNegativeFloat = option(0.0, "pull of the trained weights towards 0; 0: off")
+    epochs: PositiveFloat = option(10.0, "passes over the training images; fractions allowed")
+    steps: Count | None = option(None, "optimizer steps; null: as many as `epochs` takes")
+    batch_size: Count = option(64, "images per optimizer step, over all workers")
+    micro_batch_size: Count | None = option(None, "images per forward pass and worker; null: batch_size / workers")
+    warmup_share: ShareBelowOne = option(0.1, "of the steps, linear from low to peak learning rate; 0: off")
+    warmup_steps: NonNegativeInt | None = option(None, "instead of `warmup_share`; null: as many as that says")
+    warmup_from_zero: bool = option(
+        False, "the first step's rate is 0, as the paper's code has it; else peak / warmup steps"
+    )
+    clip_norm: NonNegativeFloat = option(1.0, "largest gradient norm; 0: off")
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "of forward and backward pass; auto: bfloat16 where the GPU has it"
+    )
+    train_head: bool = option(
+        True, "train final norm and classifier besides the selection; false: they stay as they are"
+    )
+    layer_decay: Share = option(1.0, "learning rate of a block / that of the block above it; 1: off")
+    component_rates: dict[RateGroup, NonNegativeFloat] = option(
+        {}, "× learning rate, by group of parameters; absent: 1"
+    )
+    label_smoothing: ShareBelowOne = option(0.0, "share of the target spread over all classes; 0: off")
+    mixup_alpha: NonNegativeFloat = option(0.0, "of the Beta distribution, images blended in pairs; 0: off")
+    cutmix_alpha: NonNegativeFloat = option(
+        0.0, "of the Beta distribution, rectangles swapped in pairs; 0: off; with mixup either is drawn for each batch"
+    )
+    ema_decay: ShareBelowOne = option(0.0, "validate and keep the moving average of the weights; 0: off")
+    lora_alpha: PositiveFloat = option(16.0, "of selections such as mha:lora(8): updates are scaled by alpha / rank")
+    activation_checkpointing: bool = option(False, "blocks keep their input alone and run again in the backward pass")
+    compile: bool = option(False, "by torch.compile, once per selection; its seconds are in the trial's first report")
+    prefix_cache_gib: NonNegativeFloat = option(
+        0.0, "node-local disk for activations below the lowest trained block; 0: off"
+    )
+    shard: bool = option(False, "FSDP2: each worker holds a share of the weights; for models that do not fit")
+    num_reports: Count = option(10, "validations per trial, evenly spaced; rungs of early stopping lie on them")
+    eval_batch_size: Count = option(256, "images per forward pass and worker")
 
 
 @dataclass(kw_only=True, slots=True)
 class PriorConfig:
+    """What the search believes before its first trial."""
+
     __pydantic_config__ = _STRICT
-    score: Mode | RivalScore | Literal["uniform", "reversed"] = "reference"  # orders the first points
+    score: Mode | RivalScore | Literal["uniform", "reversed"] = option(
+        "reference",
+        "orders the first points: plasticity of a mode, a rival score, uniform: no opinion, reversed: minus the "
+        "reference plasticity",
+    )
 
 
 @dataclass(kw_only=True, slots=True)
 class SearchConfig:
+    """Which selections at which learning rates, within which budget, and when a trial is stopped."""
+
     __pydantic_config__ = _STRICT
-    space: Literal["components", "depth", "blocks", "grid"] = "components"
-    # grid: every selection at every rate with every seed, nothing sampled, stopped or confirmed
-    selections: list[str] = field(default_factory=list)
-    learning_rates: list[PositiveFloat] = field(default_factory=list)
-    seeds: list[Annotated[int, Field(ge=0)]] = field(default_factory=list)
-    # grid: what chooses a selection's learning rate; test: as the paper's code does, the seal broken for every trial
-    select_on: Literal["val", "test"] = "val"
-    num_trials: Count = 32  # trials of the search; the confirmation runs come on top
-    concurrency: Count = 4  # trials in flight; trial i knows the outcomes of 0 … i − concurrency, whatever the timing
-    learning_rate_low: PositiveFloat = 1e-3
-    learning_rate_high: PositiveFloat = 1e-1
-    start_learning_rates: list[PositiveFloat] = field(default_factory=list)  # of the first points; []: geometric mean
-    baselines: list[str] = field(default_factory=lambda: ["all", "none"])  # selections tried after the single ones
-    max_trainable_share: Share = 1.0  # of the model's parameters, head included; 1: off
-    max_flops_share: Share = 1.0  # of what a training step of `all` computes; 1: off
-    max_memory_gib: PositiveFloat | None = None  # predicted peak of one worker; null: off
-    objective: Literal["accuracy", "pareto"] = "accuracy"  # pareto: accuracy against FLOPs of a training step
-    early_stopping: bool = True  # asynchronous successive halving on images_seen
-    reduction_factor: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = 3.0  # 1/this pass each rung
-    grace_reports: Count = 2  # the first rung: reports before a trial may be stopped
-    confirm_top: Annotated[int, Field(ge=0)] = 3  # best (selection, learning rate) run again on more seeds; 0: off
-    confirm_seeds: Annotated[int, Field(ge=0)] = 2  # additional seeds each
+    space: Literal["components", "depth", "blocks", "grid"] = option(
+        "components",
+        "components: a switch per component; depth: per component and third of the blocks; blocks: per component and "
+        "block; grid: what `selections`, `learning_rates` and `seeds` list",
+    )
+    selections: list[str] = option(
+        [], "grid: every one at every rate with every seed, nothing sampled, stopped or confirmed"
+    )
+    learning_rates: list[PositiveFloat] = option([], "grid: tried for every selection")
+    seeds: list[NonNegativeInt] = option([], "grid: one run of each pair of selection and learning rate per seed")
+    select_on: Literal["val", "test"] = option(
+        "val",
+        "grid: what chooses a selection's learning rate; test: as the paper's code does, the seal broken for every "
+        "trial",
+    )
+    num_trials: Count = option(32, "trials of the search; the confirmation runs come on top")
+    concurrency: Count = option(
+        4, "trials in flight; trial i knows the outcomes of 0 … i − concurrency, whatever the timing"
+    )
+    learning_rate_low: PositiveFloat = option(1e-3, "the lowest tried")
+    learning_rate_high: PositiveFloat = option(1e-1, "the highest tried")
+    start_learning_rates: list[PositiveFloat] = option(
+        [], "of the first points; []: the geometric mean of the lowest and the highest"
+    )
+    baselines: list[str] = option(["all", "none"], "selections tried after the single ones; []: none")
+    max_trainable_share: Share = option(1.0, "of the model's parameters, head included; 1: off")
+    max_flops_share: Share = option(1.0, "of what a training step of `all` computes; 1: off")
+    max_memory_gib: PositiveFloat | None = option(None, "predicted peak of one worker; null: off")
+    objective: Literal["accuracy", "pareto"] = option(
+        "accuracy", "accuracy: on validation; pareto: accuracy against FLOPs of a training step"
+    )
+    early_stopping: bool = option(True, "asynchronous successive halving on images_seen")
+    reduction_factor: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = option(3.0, "1/this pass each rung")
+    grace_reports: Count = option(2, "the first rung: reports before a trial may be stopped")
+    confirm_top: NonNegativeInt = option(3, "best (selection, learning rate) run again on more seeds; 0: off")
+    confirm_seeds: NonNegativeInt = option(2, "additional seeds each; 0: off")
     prior: PriorConfig = field(default_factory=PriorConfig)
 
     def __post_init__(self) -> None:
@@ -231,22 +315,28 @@ class SearchConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ClusterConfig:
+    """Where trials run, and what each takes."""
+
     __pydantic_config__ = _STRICT
-    address: str | None = None  # null: start Ray here; "auto" or host:port: join a running cluster
-    num_slots: Count | Literal["auto"] = "auto"  # auto: as many as fit, up to search.concurrency
-    workers_per_trial: Count = 1  # data-parallel workers of one slot
-    cpus_per_worker: PositiveFloat = 1.0
-    gpus_per_worker: NonNegativeFloat = 0.0  # fractions share a card; 0: CPU
-    max_slot_failures: Annotated[int, Field(ge=0)] = 3  # worker-group restarts before a slot is given up
-    heartbeat_timeout_s: PositiveFloat = 120.0  # a silent slot's trial goes to another slot after this long
-    start_timeout_s: PositiveFloat = 600.0  # how long a slot may wait for its workers
+    address: str | None = option(None, 'null: start Ray here; "auto" or host:port: join a running cluster')
+    num_slots: Count | Literal["auto"] = option(
+        "auto", "trials at a time; auto: as many as fit, up to search.concurrency"
+    )
+    workers_per_trial: Count = option(1, "data-parallel workers of one slot")
+    cpus_per_worker: PositiveFloat = option(1.0, "CPU cores that Ray sets aside for a worker")
+    gpus_per_worker: NonNegativeFloat = option(0.0, "fractions share a card; 0: CPU")
+    max_slot_failures: NonNegativeInt = option(3, "worker-group restarts before a slot is given up")
+    heartbeat_timeout_s: PositiveFloat = option(120.0, "a silent slot's trial goes to another slot after this long")
+    start_timeout_s: PositiveFloat = option(600.0, "how long a slot may wait for its workers")
 
 
 @dataclass(kw_only=True, slots=True)
 class TrackingConfig:
+    """MLflow, which mirrors the ledger."""
+
     __pydantic_config__ = _STRICT
-    uri: str | None = "sqlite:///mlflow.db"  # MLflow tracking server or database; null: off
-    experiment: str = "unfreeze"
+    uri: str | None = option("sqlite:///mlflow.db", "MLflow tracking server or database; null: off")
+    experiment: str = option("unfreeze", "MLflow's experiment that the sweep's runs go to")
 
     def __post_init__(self) -> None:
         if self.uri is not None and (self.uri.startswith("file:") or "://" not in self.uri):
@@ -258,9 +348,9 @@ class TrialConfig:
     """The one trial that `sweeps/finetune.py` runs; a sweep does not look at it."""
 
     __pydantic_config__ = _STRICT
-    selection: str = "all"
-    learning_rate: PositiveFloat = 1e-2
-    seed: Annotated[int, Field(ge=0)] = 0
+    selection: str = option("all", "what is trained: all, none, mha, mha@6-11+fc1, mha:lora(8), …")
+    learning_rate: PositiveFloat = option(1e-2, "peak, after warmup")
+    seed: NonNegativeInt = option(0, "order and augmentation of the images, weights of a new head, dropout")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -268,9 +358,9 @@ class ProbeConfig:
     """What `sweeps/probe.py` fits; a sweep does not look at it."""
 
     __pydantic_config__ = _STRICT
-    at: list[str] = field(default_factory=lambda: ["head"])  # "6.fc2", "fc2" (every block), "embed", "head", "all"
-    method: Literal["ridge", "logistic"] = "ridge"  # closed form, or L-BFGS
-    pool: Literal["token", "mean"] = "token"  # class token (its lack: mean), or the mean over tokens
+    at: list[str] = option(["head"], '"6.fc2", "fc2" (every block), "embed", "head", "all"')
+    method: Literal["ridge", "logistic"] = option("ridge", "closed form, or L-BFGS")
+    pool: Literal["token", "mean"] = option("token", "class token (its lack: mean), or the mean over tokens")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -278,15 +368,19 @@ class PaperConfig:
     """Where the paper's data lies (conf/experiment/paper.yaml), and which sets `sweeps/paper.py` runs."""
 
     __pydantic_config__ = _STRICT
-    root: str = "./datasets"  # folder or s3://bucket/prefix
-    sets: Annotated[list[PaperSet], Field(min_length=1)] = field(default_factory=lambda: list(get_args(PaperSet)))
+    root: str = option("./datasets", "folder or s3://bucket/prefix")
+    sets: Annotated[list[PaperSet], Field(min_length=1)] = option(
+        list(get_args(PaperSet)), "run one after another, each a sweep of its own"
+    )
 
 
 @dataclass(kw_only=True, slots=True)
 class Config:
+    """All of it; what belongs to no section stands in none."""
+
     __pydantic_config__ = _STRICT
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    storage: str = "./runs"  # folder or s3://bucket/prefix; the ledger's home
+    storage: str = option("./runs", "folder or s3://bucket/prefix; the ledger's home")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     plasticity: PlasticityConfig = field(default_factory=PlasticityConfig)
@@ -297,198 +391,7 @@ class Config:
     trial: TrialConfig = field(default_factory=TrialConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
-    dry_run: bool = False  # print what would run and what it would cost, start nothing
-
-
-def load_config(raw: DictConfig | Mapping[str, Any]) -> Config:
-    """Turn a composed configuration into a checked `Config`.
-
-    Raises:
-        ConfigError: lists every unknown key, wrong type and value out of range at once.
-    """
-    try:
-        plain = OmegaConf.to_container(raw, resolve=True) if isinstance(raw, DictConfig) else dict(raw)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration cannot be resolved: {error}") from error
-    assert isinstance(plain, dict)
-    problems: list[str] = []
-    unsound: set[Any] = set()
-    try:
-        config = _validate(plain)
-    except ValidationError as error:
-        problems += dict.fromkeys(_describe(item) for item in error.errors())
-        unsound = {item["loc"][0] for item in error.errors()}
-        config = _validate({key: value for key, value in plain.items() if key not in unsound})
-    problems += [text for sections, text in _contradictions(config) if not unsound.intersection(sections)]
-    if problems:
-        listing = "\n".join(f"  {line}" for line in problems)
-        raise ConfigError(f"the configuration has problems, nothing was started:\n{listing}")
-    return _absolute(_with_prior(config))
-
-
-def _validate(plain: dict[Any, Any]) -> Config:
-    # Through JSON, because strict mode takes a list for a tuple and an int for a float from JSON alone.
-    return TypeAdapter(Config).validate_json(json.dumps(plain))
-
-
-def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What is wrong between options that are each right, with the sections it involves."""
-    batch, workers = config.finetune.batch_size, config.cluster.workers_per_trial
-    if batch % workers:
-        yield (
-            ("finetune", "cluster"),
-            f"finetune.batch_size must be a multiple of cluster.workers_per_trial, but got {batch} and {workers}",
-        )
-    if config.plasticity.batch_size % config.plasticity.cross:
-        yield (
-            ("plasticity",),
-            f"plasticity.batch_size must be a multiple of plasticity.cross, but got {config.plasticity.batch_size} and "
-            f"{config.plasticity.cross}",
-        )
-    yield from _data_contradictions(config.data)
-    yield from _finetune_contradictions(config.finetune)
-    yield from _lora_contradictions(config)
-    yield from _shard_contradictions(config.finetune, config.cluster.workers_per_trial)
-    yield from _mixing_contradictions(config.finetune, config.cluster.workers_per_trial)
-    yield from _search_contradictions(config.search)
-    if config.search.space == "grid" and config.sweep.checkpoint_gib:
-        yield (
-            ("search", "sweep"),
-            f"a grid is judged when it is complete, so all its checkpoints are kept: sweep.checkpoint_gib must be 0, "
-            f"but got {config.sweep.checkpoint_gib:g}",
-        )
-    if config.search.objective == "pareto" and config.sweep.checkpoint_gib:
-        yield (
-            ("search", "sweep"),
-            f"sweep.checkpoint_gib keeps the most accurate trials, not the front of search.objective=pareto: set it to "
-            f"0, but got {config.sweep.checkpoint_gib:g}",
-        )
-    if config.finetune.prefix_cache_gib and config.data.augment != "none" and not config.data.num_views:
-        yield (
-            ("finetune", "data"),
-            f"finetune.prefix_cache_gib={config.finetune.prefix_cache_gib:g} needs images that come back: data.augment="
-            f"none or data.num_views above 0, but got data.augment={config.data.augment} and data.num_views=0",
-        )
-    if config.data.name != "digits" and config.data.source_path is None:
-        yield (
-            ("data",),
-            f"data.source_path must name a tree of source-domain images for data={config.data.name}, which the "
-            f"pre-pass pairs with the downstream ones, but got null",
-        )
-
-
-def _data_contradictions(data: DataConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    places = {
-        "folder": "an image folder",
-        "cifar10c": "the folder of CIFAR-10-C's .npy files",
-        "cifar100c": "the folder of CIFAR-100-C's .npy files",
-        "domainnet": "the folder that holds DomainNet's domains",
-    }
-    if data.name in places and data.path is None:
-        yield ("data",), f"data.path must name {places[data.name]} (local or s3://) for data={data.name}, but got null"
-    if (data.name == "domainnet") != (data.domain is not None):
-        yield ("data",), f"data.domain is for data=domainnet, which needs one, but got {data.domain!r} for {data.name}"
-    if data.name in ("cifar10c", "cifar100c") and data.corruption is None:
-        yield ("data",), f"data.corruption must name one of the corruptions for data={data.name}, but got null"
-    if data.num_views and data.augment == "none":
-        yield ("data",), f"data.num_views are augmented views, but got {data.num_views} with data.augment=none"
-
-
-def _finetune_contradictions(finetune: FinetuneConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    if finetune.steps and finetune.warmup_steps and finetune.warmup_steps >= finetune.steps:
-        yield (
-            ("finetune",),
-            f"finetune.warmup_steps must be below finetune.steps, but got {finetune.warmup_steps} and {finetune.steps}",
-        )
-
-
-def _shard_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[tuple[tuple[str, ...], str]]:
-    if not finetune.shard:
-        return
-    if workers < 2:
-        yield (
-            ("finetune", "cluster"),
-            f"finetune.shard=true spreads a model over workers, but got cluster.workers_per_trial={workers}",
-        )
-    unfit = [name for name in ("prefix_cache_gib", "compile", "ema_decay") if getattr(finetune, name)]
-    if unfit:
-        listing = ", ".join(f"finetune.{name}" for name in unfit)
-        yield ("finetune",), f"finetune.shard=true works without {listing}: switch off one or the other"
-
-
-def _lora_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    adapted = [text for text in (*config.search.baselines, *config.search.selections) if ":lora(" in text]
-    if config.finetune.shard and adapted:
-        yield (
-            ("finetune", "search"),
-            f"LoRA adapts whole layers, which finetune.shard=true spreads over workers: leave out {', '.join(adapted)} "
-            f"or set finetune.shard=false",
-        )
-
-
-def _mixing_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[tuple[tuple[str, ...], str]]:
-    if not (finetune.mixup_alpha or finetune.cutmix_alpha):
-        return
-    if finetune.batch_size % (2 * workers):
-        yield (
-            ("finetune", "cluster"),
-            f"mixup and cutmix mix neighbours, so each worker needs an even share of finetune.batch_size, but got "
-            f"{finetune.batch_size} images for {workers} workers",
-        )
-    if finetune.prefix_cache_gib:
-        yield (
-            ("finetune",),
-            f"mixup and cutmix mix pixels, which a cache of activations does not hold: set "
-            f"finetune.prefix_cache_gib=0, but got {finetune.prefix_cache_gib:g}",
-        )
-
-
-def _search_contradictions(search: SearchConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    grid = {name: getattr(search, name) for name in ("selections", "learning_rates", "seeds")}
-    if search.space == "grid":
-        for name, values in grid.items():
-            if not values or len(set(values)) < len(values):
-                yield ("search",), f"search.{name} must list each of the grid's once for search=grid, but got {values}"
-    elif any(grid.values()):
-        given = ", ".join(f"search.{name}" for name, values in grid.items() if values)
-        yield ("search",), f"{given} are for search=grid, but got search.space={search.space}"
-    if search.select_on == "test" and search.space != "grid":
-        yield (
-            ("search",),
-            f"search.select_on=test reproduces a grid's published choice and needs search=grid, but got search.space="
-            f"{search.space}; anything else selects on validation",
-        )
-
-
-def _with_prior(config: Config) -> Config:
-    """The pre-pass measures what the prior is made of, asked for or not."""
-    needed = "reference" if config.search.prior.score == "reversed" else config.search.prior.score
-    measured: list[tuple[list[Any], Any]] = [
-        (config.plasticity.modes, Mode),
-        (config.plasticity.scores, RivalScore),
-    ]
-    for names, known in measured:
-        if needed in get_args(known) and needed not in names:
-            names.append(needed)
-    return config
-
-
-def _absolute(config: Config) -> Config:
-    """Local paths made absolute: Ray's workers and Tune's trials run in other folders than the command."""
-    config.storage = _absolute_path(config.storage)
-    config.data.cache_dir = _absolute_path(config.data.cache_dir)
-    for section, name in ((config.data, "path"), (config.data, "source_path"), (config.model, "weights")):
-        value = getattr(section, name)
-        if value is not None and value != "random":
-            setattr(section, name, _absolute_path(value))
-    scheme = "sqlite:///"
-    if config.tracking.uri is not None and config.tracking.uri.startswith(scheme):
-        config.tracking.uri = scheme + _absolute_path(config.tracking.uri.removeprefix(scheme))
-    return config
-
-
-def _absolute_path(location: str) -> str:
-    return location if "://" in location else str(Path(location).expanduser().absolute())
+    dry_run: bool = option(False, "print what would run and what it would cost, start nothing")
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -506,29 +409,3 @@ def changed_keys(stored: Mapping[str, Any], current: Mapping[str, Any], *, prefi
         elif before != now:
             lines.append(f"{name}: stored {before!r}, now {now!r}")
     return lines
-
-
-def _describe(item: Any) -> str:
-    """One validation problem as one line, with the key, the value and the way out."""
-    # A union's member shows up in the location as a type label ("literal['auto']"); it is no key of ours.
-    path = [str(part) for part in item["loc"] if re.fullmatch(r"\w+", str(part)) and part not in ("int", "str")]
-    name = ".".join(path) or "configuration"
-    if item["type"] == "unexpected_keyword_argument":
-        known = _keys_at(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        where = ".".join(path[:-1])
-        hint = (
-            f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"{where or 'there'} has {', '.join(known)}"
-        )
-        return f"{name}: unknown option; {hint}"
-    if item["type"] == "value_error":
-        return f"{name}: {item['ctx']['error']}"
-    return f"{name}: {item['msg'][0].lower()}{item['msg'][1:]}, but got {item['input']!r}"
-
-
-def _keys_at(path: list[str]) -> list[str]:
-    """The option names of the section at ``path``."""
-    section: Any = Config
-    for part in path:
-        section = get_type_hints(section).get(part) if is_dataclass(section) else None
-    return [f.name for f in fields(section)] if is_dataclass(section) else []

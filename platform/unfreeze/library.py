@@ -14,18 +14,19 @@ from torch import nn
 from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.mapping import check_supported
 from unfreeze.components.selection import parse_selection
-from unfreeze.config import DataConfig, PlasticityConfig, load_config
+from unfreeze.config import DataConfig, PlasticityConfig
 from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.data.pixels.decode import (
+    Squares,
     check_bad_files,
     decode_files,
+    decode_sequence,
     list_files,
-    make_array,
-    square,
     stored_side,
 )
 from unfreeze.data.pixels.part import Part
 from unfreeze.errors import ConfigError, DataError, ModelError
+from unfreeze.load import load_config
 from unfreeze.models.build import weights_digest
 from unfreeze.plasticity.estimator import check_device
 from unfreeze.plasticity.local import measure_plasticity
@@ -163,24 +164,23 @@ def _load(images: Images, role: str, spec: InputSpec, config: PlasticityConfig) 
         raise DataError(f"{role} must be a folder, an array or a sequence of images, but got {type(images).__name__}")
     if not len(images):
         raise DataError(f"{role} holds no images")
-    decoded = _decode(images, choose(len(images)), role, size)
-    return Part(make_array(decoded, np.zeros(len(decoded))), np.arange(len(decoded)))
+    array = decode_sequence(_Chosen(images, choose(len(images)), role), Squares(size))
+    return Part(array, np.arange(len(array)))
 
 
-def _decode(images: Sequence[Any] | np.ndarray, chosen: list[int], role: str, size: int) -> np.ndarray:
-    """Squares of one side, uint8 (N, S, S, 3): S is ``size``, or the largest short side where all are smaller.
+@dataclass(frozen=True, slots=True)
+class _Chosen(Sequence[tuple[Image.Image, int]]):
+    """Some of the images at hand, each with a label that nobody reads."""
 
-    Shrunk one by one: photographs are too large to be held all at once. Enlarging is left to the device.
-    """
-    decoded = []
-    for index in chosen:
-        image = _as_image(images[index], role)
-        decoded.append(square(image, min(size, *image.size)))
-    stored = max(len(pixels) for pixels in decoded)
-    for place, index in enumerate(chosen):
-        if len(decoded[place]) < stored:
-            decoded[place] = square(_as_image(images[index], role), stored)
-    return np.stack(decoded)
+    images: Sequence[Any] | np.ndarray
+    indices: list[int]
+    role: str
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: Any) -> Any:
+        return _as_image(self.images[self.indices[place]], self.role), 0
 
 
 def _as_image(item: Any, role: str) -> Image.Image:

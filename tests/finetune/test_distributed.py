@@ -18,7 +18,8 @@ from unfreeze.data.pixels.decode import make_array
 from unfreeze.data.pixels.part import Part
 from unfreeze.data.sets.catalog import Dataset
 from unfreeze.finetune.checkpoint import Checkpoint
-from unfreeze.finetune.loop import Diverged, Worker, finetune
+from unfreeze.finetune.loop import Diverged, finetune
+from unfreeze.finetune.parallel import Worker
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_model
 from unfreeze.records import TrialSpec

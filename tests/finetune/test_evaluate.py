@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from unfreeze.data.pixels.part import Part
 from unfreeze.finetune.evaluate import Evaluation, evaluate
-from unfreeze.finetune.loop import make_autocast
+from unfreeze.finetune.network import make_autocast
 from unfreeze.finetune.warm import WarmModel
 
 CPU = torch.device("cpu")

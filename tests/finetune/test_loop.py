@@ -13,7 +13,8 @@ from unfreeze.data.pixels.part import Part
 from unfreeze.data.sets.catalog import Dataset
 from unfreeze.finetune.checkpoint import Checkpoint, restore
 from unfreeze.finetune.evaluate import evaluate
-from unfreeze.finetune.loop import Diverged, Progress, finetune, make_autocast
+from unfreeze.finetune.loop import Diverged, Progress, finetune
+from unfreeze.finetune.network import make_autocast
 from unfreeze.finetune.schedule import report_steps, total_steps
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import init_classifier

@@ -11,7 +11,8 @@ from unfreeze.config import FinetuneConfig
 from unfreeze.data.pixels.batches import TrainBatches
 from unfreeze.data.pixels.part import Part
 from unfreeze.data.sets.catalog import Dataset
-from unfreeze.finetune.loop import finetune, make_autocast
+from unfreeze.finetune.loop import finetune
+from unfreeze.finetune.network import make_autocast
 from unfreeze.finetune.prefix import Prefix, PrefixCache
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.records import TrialReport, TrialSpec

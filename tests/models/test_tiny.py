@@ -1,7 +1,5 @@
 import hashlib
-import importlib.util
 import json
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,23 +8,16 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from scripts import load_script
 
 from unfreeze.data.sets.embedded import GLYPH_CLASSES, render_glyphs
 from unfreeze.models.tiny import tiny_weights_path
-
-RECIPE = Path(__file__).resolve().parents[2] / "ops" / "pretrain_tiny.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
     """The script that made the weights, as a module."""
-    spec = importlib.util.spec_from_file_location("pretrain_tiny", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pretrain_tiny"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("pretrain_tiny")
 
 
 @pytest.fixture(scope="module")

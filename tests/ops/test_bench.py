@@ -3,7 +3,6 @@
 import argparse
 import ast
 import datetime
-import importlib.util
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "ops" / "bench"
@@ -25,25 +25,15 @@ RECORD_KEYS = {"name", "command", "machine", "device", "date"}
 FIGURE_KEYS = {"name", "ours", "theirs", "unit", "ratio", "device"}
 
 
-def load(name: str) -> ModuleType:
-    """A module of ops/bench/figures, whose folder is no package."""
-    spec = importlib.util.spec_from_file_location(name, BENCH / "figures" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def readme(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(BENCH / "figures"))
-    return load("readme")
+    return load_script("bench/figures/readme")
 
 
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    module = load("record")
+    module = load_script("bench/figures/record")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
     return module

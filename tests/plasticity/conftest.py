@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from unfreeze.components.mapping import block_modules
+from unfreeze.config import ModelConfig
 from unfreeze.data.pixels.crops import InputSpec
-from unfreeze.data.pixels.decode import make_array
+from unfreeze.data.pixels.decode import decode_files, list_files, make_array
 from unfreeze.data.pixels.part import Part
+from unfreeze.models.build import build_model
 from unfreeze.records import COMPONENTS, MODES
 
+_REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
 _SPEC = InputSpec(32, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 _SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 4}
 _STEP = 1e-5  # of the central difference that stands for the derivative
@@ -150,3 +154,18 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def deit_tiny() -> tuple[nn.Module, InputSpec, np.ndarray, np.ndarray]:
+    """The real model, its input, and five photographs and five flowers: uint8 (5, 224, 224, 3)."""
+    weights = _REAL / "weights" / "deit_tiny_patch16_224.safetensors"
+    if not weights.is_file():
+        pytest.skip(f"no real weights and images in {_REAL}")
+    config = ModelConfig(name="deit_tiny_patch16_224", weights=str(weights))
+    base = build_model(config, num_classes=12, cache_dir=Path("unused"))
+    images = []
+    for folder in (_REAL / "data" / "imagenet-samples", _REAL / "data" / "flowers12" / "test"):
+        files = list_files(folder)[::40][:5]
+        images.append(decode_files(folder, files, [0] * len(files), size=224).images)
+    return base.module, base.spec, *images

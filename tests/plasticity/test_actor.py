@@ -17,9 +17,10 @@ import pytest
 import ray
 import torch
 
-from unfreeze.config import Config, load_config
+from unfreeze.config import Config
 from unfreeze.data.sets.catalog import load_source, load_train_val
 from unfreeze.errors import ClusterError, ModelError
+from unfreeze.load import load_config
 from unfreeze.models.build import build_model, input_size
 from unfreeze.plasticity import actor as actor_module
 from unfreeze.plasticity.actor import PrePass, measure_with

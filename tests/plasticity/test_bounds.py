@@ -1,10 +1,10 @@
 """Every rate stays under the valid bound of its own tokens, the worst we can find too; the published bounds do not."""
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from unfreeze.components.mapping import BlockModules, block_modules
-from unfreeze.config import ModelConfig
 from unfreeze.data.pixels.batches import eval_view
-from unfreeze.data.pixels.decode import decode_files, list_files
-from unfreeze.models.build import build_model
+from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.plasticity.bounds import SeenTokens, upper_bounds
 from unfreeze.records import COMPONENTS, MODES, PlasticityBound
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
 WIDTH = 24
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": WIDTH, "depth": 2, "num_heads": 3, "num_classes": 4}
 SWIGLU = {**SMALL, "swiglu_mlp": True, "mlp_ratio": 8 / 3}
@@ -303,17 +300,12 @@ def test_none_where_no_bound_is_known(component: str, module: nn.Module, valid_k
 
 
 @pytest.mark.real
-def test_real_pairs_of_deit_tiny_stay_under_the_valid_bound_and_pass_the_published_one() -> None:
-    weights = REAL / "weights" / "deit_tiny_patch16_224.safetensors"
-    if not weights.is_file():
-        pytest.skip(f"no real weights and images in {REAL}")
-    config = ModelConfig(name="deit_tiny_patch16_224", weights=str(weights))
-    base = build_model(config, num_classes=12, cache_dir=Path("unused"))
-    views = []
-    for folder in (REAL / "data" / "imagenet-samples", REAL / "data" / "flowers12" / "test"):
-        images = decode_files(folder, list_files(folder)[::40][:3], [0] * 3, size=224).images
-        views.append(eval_view(torch.from_numpy(images), base.spec).double())
-    model = base.module.double().eval()
+def test_real_pairs_of_deit_tiny_stay_under_the_valid_bound_and_pass_the_published_one(
+    deit_tiny: tuple[nn.Module, InputSpec, np.ndarray, np.ndarray],
+) -> None:
+    module, spec, *images = deit_tiny
+    views = [eval_view(torch.from_numpy(some[:3]), spec).double() for some in images]
+    model = copy.deepcopy(module).double().eval()
     parts = list(block_modules(model))[:9:4]
     fed: dict[tuple[int, str], Tensor] = {}
     with contextlib.ExitStack() as hooks, torch.no_grad():

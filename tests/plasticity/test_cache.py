@@ -13,8 +13,9 @@ from typing import Any
 import boto3
 import pytest
 
-from unfreeze.config import Config, load_config
+from unfreeze.config import Config
 from unfreeze.errors import StorageError
+from unfreeze.load import load_config
 from unfreeze.plasticity.cache import PlasticityCache
 from unfreeze.records import (
     COMPONENTS,

@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,15 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from unfreeze.config import ModelConfig, PlasticityConfig
+from unfreeze.config import PlasticityConfig
 from unfreeze.data.pixels.crops import InputSpec
-from unfreeze.data.pixels.decode import decode_files, list_files, make_array
+from unfreeze.data.pixels.decode import make_array
 from unfreeze.data.pixels.part import Part
 from unfreeze.errors import ModelError
-from unfreeze.models.build import build_model
 from unfreeze.plasticity.local import measure_plasticity
 from unfreeze.plasticity.sequential import QUANTILES
 from unfreeze.records import COMPONENTS, MODES, PlasticityTable
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
 SPEC = InputSpec(32, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 4}
 NUM_IMAGES = 7
@@ -252,25 +249,11 @@ def test_the_batch_size_does_not_change_the_numbers(batch_size: int, plain_table
             np.testing.assert_allclose(cells(table, mode, quantity), expected, rtol=rtol, err_msg=f"{mode} {quantity}")
 
 
-@pytest.fixture(scope="module")
-def real_parts() -> tuple[nn.Module, InputSpec, np.ndarray, np.ndarray]:
-    weights = REAL / "weights" / "deit_tiny_patch16_224.safetensors"
-    if not weights.is_file():
-        pytest.skip(f"no real weights and images in {REAL}")
-    config = ModelConfig(name="deit_tiny_patch16_224", weights=str(weights))
-    base = build_model(config, num_classes=12, cache_dir=Path("unused"))
-    images = []
-    for folder in (REAL / "data" / "imagenet-samples", REAL / "data" / "flowers12" / "test"):
-        files = list_files(folder)[::40][:5]
-        images.append(decode_files(folder, files, [0] * len(files), size=224).images)
-    return base.module, base.spec, *images
-
-
 @pytest.mark.real
 def test_every_mode_follows_the_definition_on_deit_tiny(
-    real_parts: tuple[nn.Module, InputSpec, np.ndarray, np.ndarray],
+    deit_tiny: tuple[nn.Module, InputSpec, np.ndarray, np.ndarray],
 ) -> None:
-    model, spec, photographs, flowers = real_parts
+    model, spec, photographs, flowers = deit_tiny
     source, target = make_part(photographs), make_part(flowers)
     config = settings_for(num_pairs=5, batch_size=3)
     table = measure_plasticity(model, spec, source, target, config, device=torch.device("cpu"), model_digest="")

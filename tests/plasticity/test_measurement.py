@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from unfreeze.config import ModelConfig, PlasticityConfig
+from unfreeze.config import PlasticityConfig
 from unfreeze.data.pixels.crops import InputSpec
-from unfreeze.data.pixels.decode import decode_files, list_files
 from unfreeze.data.pixels.part import Part
 from unfreeze.errors import ConfigError, DataError
-from unfreeze.models.build import build_model
 from unfreeze.plasticity.estimator import Estimator, choose_device
 from unfreeze.plasticity.local import measure_plasticity
 from unfreeze.plasticity.measurement import Measurement, count_images, settings_of
 from unfreeze.plasticity.sequential import ROUNDING, BatchRates
 from unfreeze.records import COMPONENTS, MODES, PlasticityTable
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
 CPU = torch.device("cpu")
 NUM_BLOCKS = 2
 APART = np.array([5.0, 3.0, 8.0, 10.0, 6.5])
@@ -392,20 +388,6 @@ def test_derivatives_are_made_in_float32_alone(
     assert rows(precision) == rows("float32")
 
 
-@pytest.fixture(scope="module")
-def deit_tiny() -> tuple[nn.Module, InputSpec, np.ndarray, np.ndarray]:
-    weights = REAL / "weights" / "deit_tiny_patch16_224.safetensors"
-    if not weights.is_file():
-        pytest.skip(f"no real weights and images in {REAL}")
-    config = ModelConfig(name="deit_tiny_patch16_224", weights=str(weights))
-    base = build_model(config, num_classes=12, cache_dir=Path("unused"))
-    images = []
-    for folder in (REAL / "data" / "imagenet-samples", REAL / "data" / "flowers12" / "test"):
-        files = list_files(folder)[::40][:4]
-        images.append(decode_files(folder, files, [0] * len(files), size=224).images)
-    return base.module, base.spec, *images
-
-
 @pytest.mark.real
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("mode", ["reference", "in_situ"])
@@ -419,7 +401,13 @@ def test_rounding_is_within_its_bound_on_deit_tiny(
 
     def measure_in(precision: str) -> PlasticityTable:
         return measure(
-            model, spec, make_part(photographs), make_part(flowers), precision=precision, modes=[mode], bounds=False
+            model,
+            spec,
+            make_part(photographs[:4]),
+            make_part(flowers[:4]),
+            precision=precision,
+            modes=[mode],
+            bounds=False,
         )
 
     assert_within_rounding(measure_in, precision)

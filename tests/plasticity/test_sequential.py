@@ -1,8 +1,6 @@
 """Moments against numpy, the confidence sequence against its equation, and how often the stopping rule errs."""
 
-import importlib.util
 import math
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,12 +10,12 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
+from scripts import load_script
 
 from unfreeze.config import PlasticityConfig
 from unfreeze.plasticity.sequential import QUANTILES, ROUNDING, Moments, Standing, confidence_radius, merge_extremes
 from unfreeze.records import COMPONENTS, PlasticityRanking
 
-BENCH = Path(__file__).resolve().parents[2] / "ops" / "bench" / "stopping_rule.py"
 NUM_BLOCKS = 2
 
 
@@ -289,12 +287,7 @@ def test_batches_of_any_size_give_the_same_rows(sizes: list[int], seed: int) -> 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("stopping_rule", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("bench/stopping_rule")
 
 
 @pytest.mark.parametrize(("every", "runs", "count"), [(32, 300, 512), (1, 100, 80)])

@@ -10,7 +10,7 @@ import pytest
 
 from unfreeze.records import COMPONENTS, TrialState
 from unfreeze.report import drawing, figures, plasticity_figures
-from unfreeze.report.figures import pareto_front, render_all
+from unfreeze.report.figures import render_all
 from unfreeze.report.plasticity_figures import plot_by_block, pre_pass_figures
 
 
@@ -162,12 +162,3 @@ def test_components_are_named_and_the_title_has_the_statistic(evidence):
 def test_few_points(build_trial, build_evidence, states):
     trials = tuple(build_trial(index, "mha", 0.0, state=state) for index, state in enumerate(states))
     assert all(ElementTree.fromstring(svg) is not None for svg in render_all(build_evidence(trials)).values())
-
-
-def test_pareto_front():
-    assert pareto_front([(3, 0.9), (1, 0.5), (2, 0.4), (3, 0.8), (4, 0.9), (5, 0.95)]) == [
-        (1, 0.5),
-        (3, 0.9),
-        (5, 0.95),
-    ]
-    assert pareto_front([]) == []

@@ -8,7 +8,7 @@ import pytest
 from unfreeze.evidence.recommend import recommend
 from unfreeze.records import TrialRecord, TrialSpec, TrialState
 from unfreeze.search.budget import losers
-from unfreeze.search.study import PlannedSearch
+from unfreeze.search.searcher import PlannedSearch
 from unfreeze.storage.ledger import Ledger
 
 MakeRecord = Callable[..., TrialRecord]

@@ -9,9 +9,9 @@ from ray.tune.search import Searcher
 
 from unfreeze.config import SearchConfig
 from unfreeze.errors import ConfigError, SelectionError
-from unfreeze.records import ModelFacts, TrialRecord, TrialSpec, TrialState, trial_spec_from_dict
+from unfreeze.records import ModelFacts, TrialRecord, TrialSpec, trial_spec_from_dict
 from unfreeze.search.grid import GridPlanner
-from unfreeze.search.study import PlannedSearch
+from unfreeze.search.searcher import PlannedSearch
 from unfreeze.storage.ledger import Ledger
 
 SCORES = {"ln1": 0.2, "mha": 3.0, "ln2": 0.5, "fc1": 2.0, "fc2": 1.0}
@@ -89,19 +89,6 @@ def test_limits_of_a_search_are_refused(model: ModelFacts, setting: dict[str, An
     ((name, value),) = setting.items()
     with pytest.raises(ConfigError, match=rf"search\.{name}={value}"):
         make_grid(model, **setting)
-
-
-def test_points_and_optuna_s_view(model: ModelFacts, fake_trial: Callable[[TrialSpec], TrialRecord]) -> None:
-    planner = make_grid(model)
-    spec = specs_of(planner)[5]
-    record = fake_trial(spec)
-    assert planner.params(spec) == {"selection": "fc1", "learning_rate": 3e-3, "seed": 0}
-    frozen = planner.optuna_trial(spec, record)
-    assert frozen.params == planner.params(spec)
-    assert frozen.value == record.best_val_accuracy
-    assert planner.optuna_trial(spec, None).state.name == "RUNNING"
-    failed = TrialRecord(spec=spec, state=TrialState.FAILED, error="x")
-    assert planner.optuna_trial(spec, failed).state.name == "FAIL"
 
 
 def test_the_searcher_runs_the_grid_and_resumes_it(

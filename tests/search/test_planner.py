@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from unfreeze.components.selection import parse_selection
 from unfreeze.records import TrialRecord, TrialSpec, TrialState
-from unfreeze.search.planner import Planner, observed_value
+from unfreeze.search.planner import Planner
+from unfreeze.search.sampler import observed_value
 
 MakePlanner = Callable[..., Planner]
 FakeTrial = Callable[[TrialSpec], TrialRecord]

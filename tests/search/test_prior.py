@@ -4,7 +4,8 @@ from typing import get_args
 
 import pytest
 
-from unfreeze.config import PriorConfig, RivalScore, load_config
+from unfreeze.config import PriorConfig, RivalScore
+from unfreeze.load import load_config
 from unfreeze.records import COMPONENTS, MODES, PlasticityRow, PlasticityTable
 from unfreeze.search.prior import prior_scores
 

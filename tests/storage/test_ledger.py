@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from unfreeze.config import Config, load_config
+from unfreeze.config import Config
 from unfreeze.errors import StorageError, SweepMismatchError
+from unfreeze.load import load_config
 from unfreeze.records import TrialRecord, TrialReport, TrialSpec, TrialState
 from unfreeze.storage.ledger import Ledger
 

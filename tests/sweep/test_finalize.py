@@ -9,10 +9,11 @@ import timm
 import torch
 from safetensors.torch import load
 
-from unfreeze.config import Config, load_config
+from unfreeze.config import Config
 from unfreeze.data.sets.catalog import load_train_val
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.warm import WarmModel
+from unfreeze.load import load_config
 from unfreeze.models.build import build_model
 from unfreeze.records import DataFacts, Recommendation, TrialSpec
 from unfreeze.storage.ledger import Ledger

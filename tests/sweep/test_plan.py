@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from unfreeze.components.selection import parse_selection
-from unfreeze.config import Config, DataConfig, ModelConfig, load_config
+from unfreeze.config import Config, DataConfig, ModelConfig
 from unfreeze.cost.model import cost_model
 from unfreeze.data.sets.catalog import load_train_val
 from unfreeze.errors import ConfigError, DataError, ModelError, SelectionError
+from unfreeze.load import load_config
 from unfreeze.models.build import build_model
 from unfreeze.storage.base import open_storage
 from unfreeze.sweep.plan import part_sizes, plan_sweep, terminal_plan

@@ -15,8 +15,9 @@ import ray
 import torch
 from PIL import Image
 
-from unfreeze.config import Config, load_config
+from unfreeze.config import Config
 from unfreeze.errors import ClusterError, DataError, SweepMismatchError
+from unfreeze.load import load_config
 from unfreeze.models.tiny import tiny_weights_path
 from unfreeze.plasticity.actor import PrePass
 from unfreeze.records import plasticity_table_from_dict

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from unfreeze.config import Config, load_config
+from unfreeze.config import Config
 from unfreeze.data.pixels.batches import eval_view
 from unfreeze.data.sets.catalog import load_test, load_train_val
 from unfreeze.errors import CheckpointError
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.warm import WarmModel
+from unfreeze.load import load_config
 from unfreeze.models.build import build_model
 from unfreeze.records import DataFacts, TestResult, TrialRecord, TrialSpec, TrialState
 from unfreeze.storage.ledger import Ledger
@@ -99,7 +100,7 @@ def test_it_goes_on_where_it_was_cut(
     assert list(results) == ["trial-00000", "trial-00001", "trial-00002"]
     assert results["trial-00000"] == known
     assert results["trial-00002"].correct == reference["trial-00002"][1]
-    monkeypatch.delattr(published, "build_base")
+    monkeypatch.delattr(published, "load_model")
     open_test_for_all(config, ledger, FACTS)
     assert ledger.tests() == results
 

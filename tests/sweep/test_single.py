@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from unfreeze.config import load_config
 from unfreeze.errors import ConfigError
+from unfreeze.load import load_config
 from unfreeze.report.cost import prediction_line, terminal_cost
 from unfreeze.sweep.single import open_trial
 

@@ -9,8 +9,9 @@ from torch import nn
 
 from unfreeze.components.selection import parse_selection
 from unfreeze.cost.model import CostModel, StepTime, fit_step_time
-from unfreeze.finetune.loop import Worker, make_autocast, make_network
+from unfreeze.finetune.network import make_autocast
 from unfreeze.finetune.optim import make_optimizer
+from unfreeze.finetune.parallel import Worker, make_network
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import parameter_dict
 

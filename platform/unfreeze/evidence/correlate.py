@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist, mean
 
-import numpy as np
-
 from unfreeze.components.selection import Selection, count_trainable, parse_selection
-from unfreeze.records import COMPONENTS, MODES, Correlation, ModelFacts, PlasticityTable, TrialRecord, TrialState
+from unfreeze.evidence.recommend import choose_rates
+from unfreeze.records import COMPONENTS, MODES, Correlation, ModelFacts, PlasticityTable, TrialRecord
 
 _BASIS = "finished trials only, each selection at its own best learning rate"
 _Z95 = NormalDist().inv_cdf(0.975)
@@ -26,25 +25,25 @@ class SelectionScore:
 
 
 def score_selections(trials: Sequence[TrialRecord], model: ModelFacts) -> tuple[SelectionScore, ...]:
-    """Each selection with a finished trial, in order of first appearance, at the learning rate whose mean is best.
+    """Each selection with a finished trial, best first, at the learning rate that `choose_rates` gives it.
 
     Stopped trials are left out: they ended because they were bad, at another budget.
     """
-    accuracies: dict[Selection, dict[float, list[float]]] = {}
-    for trial in trials:
-        if trial.state is TrialState.FINISHED and trial.best_val_accuracy is not None:
-            selection = parse_selection(trial.spec.selection, num_blocks=model.num_blocks)
-            rates = accuracies.setdefault(selection, {})
-            rates.setdefault(trial.spec.learning_rate, []).append(trial.best_val_accuracy)
+    blocks = model.num_blocks
+
+    def canonical(trial: TrialRecord) -> TrialRecord:
+        selection = str(parse_selection(trial.spec.selection, num_blocks=blocks))
+        return replace(trial, spec=replace(trial.spec, selection=selection))
+
     scores = []
-    for selection, rates in accuracies.items():
-        best = max(rates, key=lambda rate: (mean(rates[rate]), -rate))
+    for choice in choose_rates(map(canonical, trials)):
+        selection = parse_selection(choice.selection, num_blocks=blocks)
         scores.append(
             SelectionScore(
                 selection=selection,
-                learning_rate=best,
-                val_accuracy=mean(rates[best]),
-                num_seeds=len(rates[best]),
+                learning_rate=choice.learning_rate,
+                val_accuracy=choice.val_accuracy,
+                num_seeds=choice.num_seeds,
                 parameters=count_trainable(selection, model.parameters, train_head=False, lora_sizes=model.lora_sizes),
             )
         )
@@ -109,8 +108,8 @@ def _correlate_mode(table: PlasticityTable, scores: Sequence[SelectionScore], mo
 def _correlation(
     name: str, mode: str, held_fixed: str, x: Sequence[float], y: Sequence[float], z: Sequence[float] | None = None
 ) -> Correlation:
-    spearman = _coefficient(_rank_differences, x, y, z)
-    kendall = _coefficient(_signs, x, y, z)
+    spearman = _coefficient(_spearman, x, y, z)
+    kendall = _coefficient(_kendall, x, y, z)
     n = len(x) if z is None else len(x) - 1
     spearman_low, spearman_high = spearman_interval(spearman, n)
     kendall_low, kendall_high = kendall_interval(kendall, n)
@@ -129,37 +128,37 @@ def _correlation(
 
 
 def _coefficient(
-    score: Callable[[Sequence[float]], np.ndarray], x: Sequence[float], y: Sequence[float], z: Sequence[float] | None
+    method: Callable[[Sequence[float], Sequence[float]], float],
+    x: Sequence[float],
+    y: Sequence[float],
+    z: Sequence[float] | None,
 ) -> float | None:
     """The rank coefficient of x and y, with z partialled out unless None; None where it is not defined.
 
-    Spearman's and Kendall's (tau-b) are the cosine of two matrices of pairwise scores (Daniels 1944): differences of
-    ranks for the one, their signs for the other. The partial coefficient is Kendall's (1942) formula for both.
+    Both are SciPy's (Kendall's is tau-b); the partial coefficient is Kendall's (1942) formula for both.
     """
     if len(x) < 3 or _constant(x) or _constant(y):
         return None
-    a, b = score(x), score(y)
-    raw = _cosine(a, b)
+    raw = method(x, y)
     if z is None or _constant(z):  # one size only: nothing to take out
         return raw
-    with_x, with_y = _cosine(a, score(z)), _cosine(b, score(z))
+    with_x, with_y = method(x, z), method(y, z)
     left = (1 - with_x**2) * (1 - with_y**2)
     if left < 1e-12:  # size orders one side completely; what remains is rounding
         return None
     return max(-1.0, min(1.0, (raw - with_x * with_y) / math.sqrt(left)))
 
 
-def _signs(values: Sequence[float]) -> np.ndarray:
-    return np.sign(np.subtract.outer(values, values))
+def _spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    from scipy import stats  # takes a second
+
+    return round(float(stats.spearmanr(x, y).statistic), 12)  # a perfect order is 1, not 0.9999999999999999
 
 
-def _rank_differences(values: Sequence[float]) -> np.ndarray:
-    ranks = _signs(values).sum(axis=1) / 2  # mid-ranks up to a constant
-    return np.subtract.outer(ranks, ranks)
+def _kendall(x: Sequence[float], y: Sequence[float]) -> float:
+    from scipy import stats
 
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()))
+    return round(float(stats.kendalltau(x, y).statistic), 12)
 
 
 def _constant(values: Sequence[float]) -> bool:
@@ -195,7 +194,7 @@ def kendall(x: Sequence[float], y: Sequence[float]) -> tuple[float | None, float
     (`kendall_interval`: Fieller, Hartley & Pearson 1957); each None where there are too few things, or a score is
     constant.
     """
-    tau = _coefficient(_signs, x, y, None)
+    tau = _coefficient(_kendall, x, y, None)
     return tau, *kendall_interval(tau, len(x))
 
 

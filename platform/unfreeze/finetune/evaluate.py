@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unfreeze.data.pixels.batches import eval_batches
 from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.data.pixels.part import Part
+from unfreeze.finetune.parallel import sum_over_workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,3 @@ def evaluate_batches(
     sum_over_workers(sums, world_size)
     correct, total, loss = sums.tolist()
     return Evaluation(correct=int(correct), count=int(total), loss=loss / total)
-
-
-def sum_over_workers(values: Tensor, world_size: int) -> None:
-    """Add up a tensor over the workers, in place."""
-    if world_size > 1:
-        dist.all_reduce(values)

@@ -129,3 +129,11 @@ def _attend(attn: Attention, tokens: Tensor, *, first_only: bool) -> Tensor:
 
 def _takes_gradients(layer: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in layer.parameters())
+
+
+def make_autocast(precision: str, device: torch.device) -> torch.autocast:
+    """bfloat16 matmuls where asked for, or (``auto``) where the GPU has them; float32 otherwise."""
+    wanted = precision == "bfloat16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from unfreeze.config import PlasticityConfig
 from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.data.pixels.part import Part
+from unfreeze.data.pixels.prefetch import ahead
 from unfreeze.plasticity.estimator import Estimator
 from unfreeze.plasticity.measurement import Measurement
 from unfreeze.plasticity.sequential import BatchRates
@@ -47,10 +48,6 @@ def measure_plasticity(
 
 def _batches(estimator: Estimator) -> Generator[BatchRates]:
     """Every batch in order; the next one's images are read while one is measured."""
-    with ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(estimator.load, 0)
-        for index in range(estimator.num_batches):
-            loaded = pending.result()
-            if index + 1 < estimator.num_batches:
-                pending = reader.submit(estimator.load, index + 1)
-            yield estimator.rates(loaded)
+    images = (estimator.load(index) for index in range(estimator.num_batches))
+    with closing(ahead(images)) as loaded:
+        yield from map(estimator.rates, loaded)

@@ -14,6 +14,7 @@ from unfreeze.evidence.correlate import (
     mean_plasticity,
     score_selections,
 )
+from unfreeze.evidence.front import undominated
 from unfreeze.records import COMPONENTS, Evidence, TrialRecord, TrialState
 from unfreeze.report.drawing import COLORS, INK, OTHER, STYLE, legend_right, make_axes, to_svg
 from unfreeze.report.plasticity_figures import pre_pass_figures
@@ -89,7 +90,7 @@ def accuracy_against_parameters(evidence: Evidence) -> str:
         for x, y, text in points:
             single = text in COMPONENTS
             axes.scatter([x], [y], s=60 if single else 30, color=COLORS.get(text, OTHER), zorder=3, linewidth=0)
-        front = pareto_front([(x, y) for x, y, _ in points])
+        front = undominated({(x, y) for x, y, _ in points}, lambda point: point)
         if points:
             axes.set_xscale("log")
             axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=INK, linewidth=1.2, gid="front")
@@ -99,15 +100,6 @@ def accuracy_against_parameters(evidence: Evidence) -> str:
                 axes.annotate(text, (x, y), xytext=(6, -11), textcoords="offset points", fontsize=9, zorder=4)
         _percent(axes)
         return to_svg(figure, "against-parameters")
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points no other one beats with at most as large an x and at least as large a y, by x."""
-    front: list[tuple[float, float]] = []
-    for x, y in sorted(set(points), key=lambda point: (point[0], -point[1])):
-        if not front or y > front[-1][1]:
-            front.append((x, y))
-    return front
 
 
 def _size_of(score: SelectionScore, sizes: dict[str, int]) -> int:

@@ -1,6 +1,8 @@
 """Tables and lines for a terminal: plain text, 100 columns, no colour codes."""
 
 import io
+import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 
@@ -8,9 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 _WIDTH = 100
-
-
 NOTHING = "–"
+
+
+def terminal_width() -> int:
+    """Columns of the terminal that standard output is; 100 for a pipe or a file."""
+    return shutil.get_terminal_size((_WIDTH, 24)).columns if sys.stdout.isatty() else _WIDTH
 
 
 def make_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

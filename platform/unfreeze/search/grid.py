@@ -5,39 +5,15 @@ of its first seeds. Nothing is sampled, stopped early or confirmed, and no trial
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import product
-from typing import Any
-
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.trial import TrialState as OptunaState
 
 from unfreeze.components.selection import check_lora, count_trainable, parse_selection
 from unfreeze.config import SearchConfig
 from unfreeze.errors import ConfigError, SelectionError
 from unfreeze.records import COMPONENTS, ModelFacts, TrialRecord, TrialSpec
-from unfreeze.search.planner import observed_value
 
 # What limits or steers a search, with the value that leaves it alone: a grid says itself what is tried.
 _NOT_FOR_A_GRID = {"max_trainable_share": 1.0, "max_flops_share": 1.0, "max_memory_gib": None, "objective": "accuracy"}
-
-
-@dataclass(frozen=True, slots=True)
-class GridSpace:
-    """The three axes, each in the order it is walked."""
-
-    selections: tuple[str, ...]  # canonical
-    learning_rates: tuple[float, ...]
-    seeds: tuple[int, ...]
-
-    @property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        return {
-            "selection": CategoricalDistribution(self.selections),
-            "learning_rate": CategoricalDistribution(self.learning_rates),
-            "seed": CategoricalDistribution(self.seeds),
-        }
 
 
 class GridPlanner:
@@ -56,13 +32,8 @@ class GridPlanner:
     ) -> None:
         _check_unlimited(config)
         selections = _canonical(config.selections, model, train_head=train_head)
-        self.space = GridSpace(
-            selections=tuple(_prior_first(selections, scores)),
-            learning_rates=tuple(config.learning_rates),
-            seeds=tuple(config.seeds),
-        )
         self._concurrency = config.concurrency
-        self._points = list(product(self.space.seeds, self.space.selections, self.space.learning_rates))
+        self._points = list(product(config.seeds, _prior_first(selections, scores), config.learning_rates))
 
     @property
     def max_trials(self) -> int:
@@ -79,18 +50,6 @@ class GridPlanner:
         seed, selection, learning_rate = self._points[index]
         origin = "prior" if selection in COMPONENTS else "baseline"
         return TrialSpec(index=index, selection=selection, learning_rate=learning_rate, seed=seed, origin=origin)
-
-    def params(self, spec: TrialSpec) -> dict[str, Any]:
-        """The point of the grid that a trial stands for."""
-        return {"selection": spec.selection, "learning_rate": spec.learning_rate, "seed": spec.seed}
-
-    def optuna_trial(self, spec: TrialSpec, record: TrialRecord | None) -> optuna.trial.FrozenTrial:
-        """A trial as Optuna sees it; ``record`` None: still running."""
-        value = None if record is None else observed_value(record)
-        state = OptunaState.RUNNING if record is None else OptunaState.FAIL if value is None else OptunaState.COMPLETE
-        return optuna.trial.create_trial(
-            state=state, value=value, params=self.params(spec), distributions=self.space.distributions
-        )
 
 
 def _check_unlimited(config: SearchConfig) -> None:

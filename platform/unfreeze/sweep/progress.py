@@ -8,7 +8,7 @@ from typing import Any
 from ray import tune
 
 from unfreeze.records import TrialState
-from unfreeze.search.study import PlannedSearch
+from unfreeze.search.searcher import PlannedSearch
 
 _QUIET_S = 5.0  # a line at most this often
 

@@ -1,17 +1,10 @@
 """The published way to choose, for search.select_on=test alone: every trial's checkpoint on the test images."""
 
-import torch
-
 from unfreeze.config import Config
 from unfreeze.data.sets.catalog import load_test
-from unfreeze.errors import CheckpointError
-from unfreeze.finetune.checkpoint import Checkpoint, restore
-from unfreeze.finetune.evaluate import evaluate
-from unfreeze.finetune.loop import make_autocast
-from unfreeze.finetune.warm import WarmModel
-from unfreeze.models.build import build_base
 from unfreeze.records import DataFacts, TestResult, TrialState
 from unfreeze.storage.ledger import Ledger
+from unfreeze.sweep.restore import evaluate_model, load_model, restore_trial
 
 
 def open_test_for_all(config: Config, ledger: Ledger, data: DataFacts) -> None:
@@ -28,34 +21,10 @@ def open_test_for_all(config: Config, ledger: Ledger, data: DataFacts) -> None:
     left = [record.spec.trial_id for record in finished if record.spec.trial_id not in results]
     if not left:
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base = build_base(config, num_classes=len(data.classes))
-    warm = WarmModel(base, device)
-    test = load_test(config.data, image_size=base.spec.image_size)
+    warm = load_model(config, num_classes=len(data.classes))
+    test = load_test(config.data, image_size=warm.base.spec.image_size)
     for trial_id in left:
-        checkpoint = _read(ledger, trial_id, base_digest=base.facts.digest)
-        spec = checkpoint.spec
-        finetune = config.finetune
-        warm.prepare(spec.selection, seed=spec.seed, train_head=finetune.train_head, lora_alpha=finetune.lora_alpha)
-        restore(checkpoint, warm.module, None, [])
-        result = evaluate(
-            warm.module,
-            test,
-            base.spec,
-            batch_size=config.finetune.eval_batch_size,
-            autocast=make_autocast(config.finetune.precision, device),
-            device=device,
-        )
+        restore_trial(warm, ledger, trial_id, config.finetune)
+        result = evaluate_model(warm, test, config.finetune)
         results[trial_id] = TestResult(correct=result.correct, num_test=result.count)
         ledger.write_tests(results)
-
-
-def _read(ledger: Ledger, trial_id: str, *, base_digest: str) -> Checkpoint:
-    key = f"checkpoints/{trial_id}/best.safetensors"
-    try:
-        return Checkpoint.from_bytes(ledger.read_bytes(key), base_digest=base_digest)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{trial_id} finished, but {ledger.url(key)} is gone; restore it, or delete {trial_id}'s record below "
-            f"trials/ and the trial runs again"
-        ) from error

@@ -3,47 +3,34 @@
 Running it again is how it resumes: every step looks in the ledger first.
 """
 
-import contextlib
-import importlib.metadata
 import logging
-import os
-import platform
-import sys
 import tempfile
-from typing import Any
 
 import ray
 from ray import tune
 
 from unfreeze.config import Config
 from unfreeze.cost.model import cost_model
-from unfreeze.errors import ClusterError, SweepInterrupted, UnfreezeError
-from unfreeze.evidence.recommend import recommend
+from unfreeze.errors import ClusterError, SweepInterrupted
 from unfreeze.finetune.schedule import num_steps_of, report_steps
-from unfreeze.records import (
-    DataFacts,
-    Evidence,
-    FinalResult,
-    ModelFacts,
-    PlasticityTable,
-    Recommendation,
-    final_result_from_dict,
-)
+from unfreeze.records import DataFacts, Evidence, ModelFacts, PlasticityTable, final_result_from_dict
 from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner
 from unfreeze.search.prior import prior_scores
+from unfreeze.search.searcher import PlannedSearch
 from unfreeze.search.space import make_space
-from unfreeze.search.study import PlannedSearch
 from unfreeze.slots.board import Board
 from unfreeze.slots.pool import SlotPool
 from unfreeze.slots.trial import SlotTrial
 from unfreeze.storage.base import check_writable
 from unfreeze.storage.ledger import Ledger
+from unfreeze.sweep.environment import describe_environment
 from unfreeze.sweep.gather import read_evidence
 from unfreeze.sweep.prepass import pre_pass
 from unfreeze.sweep.progress import ProgressLine
 from unfreeze.sweep.publish import publish
-from unfreeze.sweep.resources import count_slots, plain_errors, ray_cluster, worker_resources
+from unfreeze.sweep.resources import count_slots, ray_cluster
+from unfreeze.sweep.seal import open_test
 from unfreeze.tracking.mirror import MlflowMirror
 
 logger = logging.getLogger(__name__)
@@ -152,52 +139,3 @@ def run_trials(
         raise ClusterError(f"{search.abandoned}; mend the cause and run the same command, it goes on from the ledger")
     if not search.is_complete:
         raise SweepInterrupted("the sweep was interrupted; run the same command and it goes on where it stopped")
-
-
-def open_test(config: Config, ledger: Ledger, data: DataFacts) -> None:
-    """Break the seal: evaluate and export the recommended selection, once.
-
-    With ``search.select_on`` test the seal is broken for every trial before, and the test images recommend.
-    """
-    task = ray.remote(**worker_resources(config.cluster))
-    if config.search.select_on == "test":
-        print("every trial on the test images, to choose as the paper's code does", file=sys.stderr, flush=True)
-        with plain_errors():
-            ray.get(task(_open_test_for_all).remote(config, ledger, data))
-    recommendation = recommend(ledger.trials(), tests=ledger.tests() if config.search.select_on == "test" else None)
-    if recommendation is None:
-        raise UnfreezeError(
-            f"no trial of sweep {config.sweep.name!r} finished, so there is nothing to recommend; the records in "
-            f"{ledger.url('trials/')} say why"
-        )
-    with plain_errors():
-        ray.get(task(_finalize).remote(config, ledger, recommendation, data))
-
-
-def describe_environment() -> dict[str, Any]:
-    """Versions and machine, for whoever reads the numbers later."""
-    packages = ("unfreeze", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "numpy")
-    versions = {}
-    for name in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a job ships the package uninstalled
-            versions[name] = importlib.metadata.version(name)
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "versions": versions,
-    }
-
-
-def _finalize(config: Config, ledger: Ledger, recommendation: Recommendation, data: DataFacts) -> FinalResult:
-    """`finalize`, imported where it runs: the driver needs no model."""
-    from unfreeze.sweep.finalize import finalize
-
-    return finalize(config, ledger, recommendation, data)
-
-
-def _open_test_for_all(config: Config, ledger: Ledger, data: DataFacts) -> None:
-    """`open_test_for_all`, imported where it runs."""
-    from unfreeze.sweep.published import open_test_for_all
-
-    open_test_for_all(config, ledger, data)

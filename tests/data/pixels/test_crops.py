@@ -6,14 +6,12 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tv
 from PIL import Image
-from scipy import stats
 from torch import Tensor
-from torchvision.transforms import RandomResizedCrop
 
+from unfreeze.data.pixels.boxes import step_crops
 from unfreeze.data.pixels.crops import (
     InputSpec,
     crop_flip,
-    draw_crops,
     enlarge,
     resize_each,
     resize_small,
@@ -80,7 +78,8 @@ def test_a_crop_is_pillows_to_the_rounding_of_its_8_bits(stored: int, side: int)
 @pytest.mark.parametrize("stored", [32, 256])
 def test_crops_do_not_depend_on_threads_or_neighbours(stored: int) -> None:
     """Bit for bit: a rank's share of a batch is what one process makes of the whole."""
-    images, (boxes, flips) = squares(12, stored), draw_crops(12, stored=stored, seed=1)
+    images, drawn = squares(12, stored), step_crops(torch.full((12, 2), stored), seed=1)
+    boxes, flips = drawn.boxes, drawn.flips
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -101,23 +100,3 @@ def test_enlarged_squares_are_torchs(stored: int, side: int, interpolation: str)
     pixels = images.permute(0, 3, 1, 2).double() / 255
     expected = F.interpolate(pixels, size=(side, side), mode=interpolation, antialias=True).clamp(0, 1).float()
     torch.testing.assert_close(unit(enlarge(images, spec(side), interpolation)), expected, atol=2e-6, rtol=0)
-
-
-@pytest.mark.parametrize("stored", [9, 32, 256])
-def test_boxes_are_drawn_as_torchvision_draws_them(stored: int) -> None:
-    """Same range, and the same distribution of area, ratio and place, by Kolmogorov's and Smirnov's test."""
-    count = 3000
-    boxes, flips = draw_crops(count, stored=stored, seed=3)
-    left, top, width, height = boxes.T
-    assert (boxes[:, :2] >= 0).all()
-    assert (width >= 1).all() and (height >= 1).all()  # noqa: PT018
-    assert (left + width <= stored).all() and (top + height <= stored).all()  # noqa: PT018
-    torch.manual_seed(0)
-    image = torch.empty(1, stored, stored)
-    theirs = torch.tensor([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)])
-    their_top, their_left, their_height, their_width = theirs.T
-    pairs = [(width * height, their_width * their_height), (width / height, their_width / their_height)]
-    pairs += [(left, their_left), (top, their_top)]
-    for ours, other in pairs:
-        assert stats.ks_2samp(ours.numpy(), other.numpy()).pvalue > 1e-3
-    assert abs(flips.float().mean().item() - 0.5) < 0.05

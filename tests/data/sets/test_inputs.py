@@ -9,8 +9,9 @@ from typing import Any
 import boto3
 import pytest
 
-from unfreeze.config import Config, load_config
+from unfreeze.config import Config
 from unfreeze.data.sets.inputs import describe_inputs
+from unfreeze.load import load_config
 
 
 def plant(root: Path, *names: str) -> Path:

@@ -5,15 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-# Random resized crop as torchvision's defaults have it (Inception): area share and aspect ratio.
-_CROP_AREA = (0.08, 1.0)
-_CROP_RATIO = (3 / 4, 4 / 3)
-_CROP_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,25 +146,6 @@ def _resize_weights(start: Tensor, length: Tensor, *, side: int, stored: int) ->
     inside = (place >= 0) & (place < length[:, None, None])
     weights = torch.where(inside, triangle, 0.0)
     return (weights / weights.sum(-1, keepdim=True)).float()
-
-
-def draw_crops(count: int, *, stored: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Boxes int64 (count, 4) and flips bool (count,) of a global batch, as torchvision's RandomResizedCrop draws them.
-
-    Ten tries for a box that fits, else the whole square. Drawn on the CPU, so that every device gives the same.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.rand(count, _CROP_TRIES, 2, generator=generator)
-    area = stored**2 * (_CROP_AREA[0] + (_CROP_AREA[1] - _CROP_AREA[0]) * draws[..., 0])
-    low, high = np.log(_CROP_RATIO[0]), np.log(_CROP_RATIO[1])
-    ratio = torch.exp(low + (high - low) * draws[..., 1])
-    sizes = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=-1).round().long()  # width, height
-    fits = ((sizes > 0) & (sizes <= stored)).all(-1)
-    first = fits.long().argmax(1)  # of the tries that fit; 0 where none does
-    chosen = torch.where(fits.any(1)[:, None], sizes[torch.arange(count), first], stored)
-    places = torch.rand(count, 2, generator=generator)
-    corners = (places * (stored - chosen + 1)).long()
-    return torch.cat([corners, chosen], dim=1), torch.rand(count, generator=generator) < 0.5
 
 
 def normalise(pixels: Tensor, spec: InputSpec) -> Tensor:

@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, trial_spec_from_dict
 from unfreeze.search.planner import Planner
-from unfreeze.search.study import PlannedSearch
+from unfreeze.search.searcher import PlannedSearch
 from unfreeze.storage.ledger import Ledger
 
 FakeTrial = Callable[[TrialSpec], TrialRecord]

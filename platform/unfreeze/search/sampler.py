@@ -1,0 +1,82 @@
+"""A point of the search space from Optuna's TPE, rebuilt from exactly the trials it may know."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState as OptunaState
+
+from unfreeze.components.selection import Selection, parse_selection
+from unfreeze.records import TrialRecord, TrialSpec, TrialState
+from unfreeze.search.space import LEARNING_RATE, SearchSpace
+from unfreeze.seeding import derive_seed
+
+_MAX_DRAWS = 64  # rejected samples (empty or over budget) before a feasible selection is drawn uniformly
+
+
+def sample_point(
+    space: SearchSpace,
+    planned: Sequence[TrialSpec],
+    known: Mapping[int, TrialRecord],
+    *,
+    num_random: int,
+    pareto: bool,
+    seed: int,
+) -> tuple[Selection, float]:
+    """The next (selection, learning rate): a pure function of its arguments.
+
+    ``planned``: every earlier trial; those not ``known`` (final records by index) are told to TPE as running.
+    ``num_random``: finished trials before it models anything. ``pareto``: the FLOPs of training are a second objective.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a study per suggestion would say so each time
+    index = len(planned)
+    # Switches are sampled together, with two objectives too: one by one, the same point came out again and again.
+    sampler = optuna.samplers.TPESampler(
+        seed=derive_seed(seed, "sampler", index) % 2**32, n_startup_trials=num_random, multivariate=True
+    )
+    directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"] if pareto else ["maximize"]
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    for spec in planned:
+        if spec.origin != "baseline":  # `all` and `none` are no points of the space
+            study.add_trial(_told(space, spec, known.get(spec.index), pareto=pareto))
+    for _ in range(_MAX_DRAWS):
+        trial = study.ask(space.distributions)
+        selection = space.selection(trial.params)
+        if space.allows(selection):
+            return selection, trial.params[LEARNING_RATE]
+        study.tell(trial, state=OptunaState.FAIL)
+    return draw_uniformly(space, np.random.default_rng(derive_seed(seed, "uniform", index)))
+
+
+def _told(space: SearchSpace, spec: TrialSpec, record: TrialRecord | None, *, pareto: bool) -> optuna.trial.FrozenTrial:
+    """A trial as Optuna sees it; ``record`` None: still running."""
+    selection = parse_selection(spec.selection, num_blocks=space.model.num_blocks)
+    value = None if record is None else observed_value(record)
+    costs = [space.cost.flops_share(selection)] if pareto else []
+    return optuna.trial.create_trial(
+        state=OptunaState.RUNNING if record is None else OptunaState.FAIL if value is None else OptunaState.COMPLETE,
+        values=None if value is None else [value, *costs],
+        params=space.params(selection, spec.learning_rate),
+        distributions=space.distributions,
+    )
+
+
+def draw_uniformly(space: SearchSpace, rng: np.random.Generator) -> tuple[Selection, float]:
+    """A random chain of switches, each kept if it still fits; for budgets so tight that samples miss them."""
+    selection = Selection(space.model.num_blocks, frozenset())
+    for name in rng.permutation(sorted(space.switches)):
+        larger = Selection(selection.num_blocks, selection.members | space.switches[name])
+        if space.fits(larger) and (not selection.members or rng.random() < 0.5):
+            selection = larger
+    low, high = np.log(space.learning_rate_low), np.log(space.learning_rate_high)
+    rate = float(np.exp(rng.uniform(low, high)))
+    # exp(log(x)) may lie a rounding error outside the range.
+    return selection, min(max(rate, space.learning_rate_low), space.learning_rate_high)
+
+
+def observed_value(record: TrialRecord) -> float | None:
+    """What a sampler is told of a final trial: its best accuracy; 0 when it diverged; None when it failed."""
+    if record.state is TrialState.FAILED:
+        return None
+    return 0.0 if record.state is TrialState.DIVERGED else record.best_val_accuracy

@@ -1,0 +1,82 @@
+"""What stays in a slot's process from one trial to the next: model, data, caches, and its place in the group."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from unfreeze.config import Config
+from unfreeze.data.sets.catalog import Dataset, load_train_val
+from unfreeze.finetune.parallel import Worker
+from unfreeze.finetune.prefix import PrefixCache, open_cache
+from unfreeze.finetune.warm import WarmModel
+from unfreeze.models.build import build_base
+from unfreeze.slots.writer import Writer
+from unfreeze.storage.ledger import Ledger
+
+_HEARTBEAT_S = 5.0
+
+
+@dataclass(slots=True)
+class Slot:
+    """One worker of a slot. Rank 0 is its leader: it alone speaks to the board and writes to the ledger."""
+
+    slot_id: str
+    worker: Worker
+    board: Any
+    ledger: Ledger
+    config: Config
+    warm: WarmModel
+    data: Dataset
+    prefixes: PrefixCache | None
+    writer: Writer
+
+    @property
+    def is_leader(self) -> bool:
+        return self.worker.rank == 0
+
+    def agree(self, value: Any) -> Any:
+        """The leader's value, on every worker."""
+        if self.worker.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def join(self) -> None:
+        """Tell the board that the workers are up, and give signs of life: a long epoch is no dead slot."""
+
+        def beat() -> None:
+            pause = threading.Event()
+            while not pause.wait(_HEARTBEAT_S):
+                self.board.heartbeat.remote(self.slot_id)
+
+        if self.is_leader:
+            ray.get(self.board.join.remote(self.slot_id))
+            threading.Thread(target=beat, daemon=True).start()
+
+
+def warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config, num_classes: int) -> Slot:
+    """Load model and data, once for all trials. Runs in a Ray Train worker."""
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
+    base = build_base(config, num_classes=num_classes)
+    return Slot(
+        slot_id=slot_id,
+        worker=Worker(rank=context.get_world_rank(), world_size=context.get_world_size()),
+        board=board,
+        ledger=ledger,
+        config=config,
+        warm=WarmModel(base, device, shard=config.finetune.shard),
+        data=load_train_val(config.data, image_size=base.spec.image_size),
+        prefixes=open_cache(config.finetune, Path(config.data.cache_dir).expanduser()),
+        writer=Writer(),
+    )
