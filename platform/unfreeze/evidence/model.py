@@ -1,0 +1,362 @@
+"""One Bayesian model of accuracy over (switches, learning rate): what a search asks, chooses by and concludes from.
+
+For a trial of selection s (the switches that are on) at rate r, on the logit scale, where effects add up:
+
+    y = μ + m·log(1 + |s|) + Σ_{j∈s} a_j + Σ_{j<k∈s} b_jk + (d + Σ_{j∈s} d_j)·l + c·l² + h_s(l) + ε,   l = log10 r
+    a_j ~ N(β·z_j + γ·size_j, τ_a²)    z: the score whose worth is asked, size: log parameters, both standardised
+    b_jk ~ N(0, τ_b²)                  pairs that do more or less together
+    c ~ N(−1/2, …), d_j ~ N(0, …)      one best rate, which moves with the selection
+    h_s(l)                             what is left: smooth in l, alike for like selections
+
+Given the scales of its parts all of it is Gaussian, so a posterior is linear algebra. The scales have weakly
+informative priors and are integrated over, never estimated as a point from six trials: quasi-random draws, weighted by
+their marginal likelihood; one common scale is integrated in closed form. β is centred on 0: a useless score shrinks to
+nothing, and a reversed one turns around by itself, since −z is the same model.
+
+Plain arrays in, arrays out; the same arguments give the same bits.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+from scipy.special import expit, logit
+from scipy.stats import norm, qmc
+
+# Standard deviations of each part in logits (of the score and size: per standard deviation of it; of the rate's: per
+# decade), and the noise of a run: log-uniform between what sweeps on digits, flowers and sketches have shown.
+_SCALES = {
+    "count": (0.05, 0.6),
+    "score": (0.02, 0.6),
+    "size": (0.02, 0.3),
+    "kind": (0.02, 0.3),
+    "main": (0.02, 0.3),
+    "pair": (0.005, 0.12),
+    "slope": (0.2, 1.0),
+    "bend": (0.1, 0.6),
+    "shift": (0.02, 0.3),
+    "rest": (0.03, 0.5),
+    "noise": (0.01, 0.3),
+}
+_INTERCEPT = 2.0
+_LENGTHS = (0.35, 0.6, 1.0)  # decades: of h, one for each draw
+_COUNT, _BEND = 0.15, -0.5  # prior means: more trained is a little better, a best rate lies between too little and much
+_SHAPE, _SCALE = 3.0, 2.0  # inverse gamma of the common scale's square: around 1, known to a factor of two
+_NUM_DRAWS, _NUM_KEPT = 64, 16  # with 256 and 64 the replayed regret was the same
+_NUM_SIFTED = 64  # configurations that the draws are sifted on before the best are fitted to all
+_CLIP = 0.005  # accuracies are kept this far from 0 and 1, where a logit says more than images can
+_WORST = 2.5  # logits below the best: what is worse is as bad as that, it would bend the fit near the top
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Configurations: which switches are on, float64 (n, J) of 0 and 1, and log10 of the learning rates, (n,)."""
+
+    switches: np.ndarray
+    log_rates: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.log_rates)
+
+    def __getitem__(self, chosen: np.ndarray | slice) -> "Points":
+        return Points(self.switches[chosen], self.log_rates[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is known of each switch before any trial, (J,) each, and where rates are centred."""
+
+    score: np.ndarray  # standardised; zeros: nothing
+    size: np.ndarray  # log parameters, standardised
+    kind: np.ndarray  # int: switches of one component share an effect
+    middle: float  # log10 of the rate that l counts from
+
+    @staticmethod
+    def of(scores: np.ndarray, sizes: np.ndarray, kinds: np.ndarray, *, rates: tuple[float, float]) -> "Terms":
+        """``scores``: on any scale, constant or not finite ones say nothing; ``sizes``: parameters of each switch;
+        ``rates``: the range that is searched."""
+        size = standardised(np.log(np.maximum(np.asarray(sizes, dtype=np.float64), 1)))
+        return Terms(standardised(scores), size, np.asarray(kinds), float(np.log10(rates).mean()))
+
+
+def standardised(values: np.ndarray) -> np.ndarray:
+    """Mean 0, standard deviation 1; zeros where they are constant or not all finite."""
+    values = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(values).all() or np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return np.zeros_like(values)
+    return (values - values.mean()) / values.std()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An effect in logits, as a normal that has the posterior's mean and deviation."""
+
+    mean: float
+    sd: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %."""
+        return self.mean - 1.96 * self.sd, self.mean + 1.96 * self.sd
+
+    @property
+    def probability_positive(self) -> float:
+        return float(norm.cdf(self.mean / self.sd))
+
+
+class Posterior:
+    """The model after some trials.
+
+    Args:
+        points, accuracies: what came out, (n,) in 0 to 1; none at all is the prior. Values that are not finite are an
+            error of the caller's.
+        pending: configurations that are being tried; they are taken to come out as expected, which leaves the means
+            as they are and makes asking there again worth less.
+    """
+
+    def __init__(self, terms: Terms, points: Points, accuracies: np.ndarray, pending: Points | None = None) -> None:
+        accuracies = np.asarray(accuracies, dtype=np.float64)
+        assert np.isfinite(accuracies).all(), accuracies
+        self.terms = terms
+        self._draws = _draw_scales(shares_kinds=len(np.unique(terms.kind)) < len(terms.kind))
+        y = logit(np.clip(accuracies, _CLIP, 1 - _CLIP))
+        if len(y):
+            y = np.maximum(y, y.max() - _WORST)
+        # Runs of one configuration are one observation of their mean; what they differ by tells of the noise.
+        rows = np.column_stack([points.switches, points.log_rates])
+        _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        self._observed, self._counts = points[first], np.bincount(group, minlength=len(first)).astype(np.float64)
+        sums = np.bincount(group, y, minlength=len(first))
+        self._means = sums / self._counts
+        self._within = float(((y - self._means[group]) ** 2).sum())
+        kept = self._sift() if len(y) else np.arange(_NUM_KEPT)
+        self._draws = self._draws[kept]
+        self._fit()
+        self._pending = self._condition(pending) if pending is not None and len(pending) else None
+
+    # --- predictions ------------------------------------------------------------------------------------------------
+
+    def logits(self, points: Points) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of a configuration's expected outcome, without the noise of a run: (m,) each."""
+        means, variances = self._by_draw(points, self._spans(points))
+        return self._mix(means, variances)
+
+    def accuracies(self, points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Expected accuracy with its 95 % interval: (m,) each."""
+        mean, sd = self.logits(points)
+        nodes, weights = np.polynomial.hermite_e.hermegauss(9)
+        expected = expit(mean[:, None] + sd[:, None] * nodes) @ (weights / weights.sum())
+        return expected, expit(mean - 1.96 * sd), expit(mean + 1.96 * sd)
+
+    def expected_improvement(self, points: Points) -> np.ndarray:
+        """By how much (in logits) a run there is expected to beat the best known mean: (m,).
+
+        Augmented as Huang et al. (2006, J. Global Optimization 34:441–466) have it for noisy runs: what is known as
+        well as one run could tell is worth nothing more. The incumbent is the best expected value, not the best run.
+        """
+        spans = self._spans(points)
+        means, variances = self._by_draw(points, spans)
+        if self._pending is not None:
+            variances = np.maximum(variances - (self._pending_gain(points, spans)), 1e-12)
+        best = self._by_draw(self._observed, None)[0].max(1) if len(self._observed) else means.max(1)
+        noise = self._scale * self._draws[:, -1] ** 2
+        sd = np.sqrt(variances)
+        t = (means - best[:, None]) / sd
+        improvement = sd * (t * norm.cdf(t) + norm.pdf(t))
+        improvement *= 1 - np.sqrt(noise[:, None] / (noise[:, None] + variances))
+        return self._weights @ improvement
+
+    def samples(self, points: Points, count: int) -> np.ndarray:
+        """Joint draws of expected outcomes in logits, (count, m); quasi-random, the same each time."""
+        spans = self._spans(points)
+        means, _ = self._by_draw(points, spans)
+        share = np.floor(self._weights * count).astype(int)
+        share[np.argmax(self._weights)] += count - share.sum()
+        normal = norm.ppf(np.clip(qmc.Sobol(len(points), scramble=True, rng=1).random(count), 1e-9, 1 - 1e-9))
+        drawn, start = np.empty((count, len(points))), 0
+        for draw in np.flatnonzero(share):
+            prior = self._covariance(points, points)[draw]
+            covariance = self._scale[draw] * (prior - spans[draw].T @ spans[draw])
+            values, vectors = linalg.eigh(covariance)
+            root = vectors * np.sqrt(np.maximum(values, 0))
+            rows = slice(start, start + share[draw])
+            drawn[rows] = means[draw] + normal[rows] @ root.T
+            start += share[draw]
+        return drawn
+
+    # --- effects ----------------------------------------------------------------------------------------------------
+
+    def score_effect(self) -> Estimate:
+        """β: what one standard deviation more of the score is worth, in logits for a whole component, size held
+        fixed."""
+        own = self._features(self._observed)["score"]
+        variance = self._draws[:, _COLUMNS["score"]] ** 2
+        means, variances = [], []
+        for draw, prior in enumerate(variance):
+            solved = linalg.solve_triangular(self._factors[draw], prior * own, lower=True) if len(own) else np.zeros(0)
+            means.append(float(solved @ self._residuals[draw]))
+            variances.append(self._scale[draw] * (prior - float(solved @ solved)))
+        mean, sd = self._mix(np.array(means)[:, None], np.array(variances)[:, None])
+        return Estimate(float(mean[0]), float(sd[0]))
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _features(self, points: Points) -> dict[str, np.ndarray]:
+        """Of what is linear in one feature, that feature: (n,)."""
+        shares = points.switches * self._share
+        count = shares.sum(1)
+        rate = points.log_rates - self.terms.middle
+        return {
+            "count": np.log1p(count),
+            "score": shares @ self.terms.score,
+            "size": shares @ self.terms.size,
+            "slope": rate,
+            "bend": rate**2,
+        }
+
+    @property
+    def _share(self) -> np.ndarray:
+        """What of its component each switch is."""
+        _, place, counts = np.unique(self.terms.kind, return_inverse=True, return_counts=True)
+        return 1 / counts[place]
+
+    def _grams(self, a: Points, b: Points) -> np.ndarray:
+        """Each part's covariances at scale 1, in the order of `_VARIANCES`: (parts, len(a), len(b))."""
+        left, right, share = self._features(a), self._features(b), self._share
+        kinds = (self.terms.kind[:, None] == np.unique(self.terms.kind)).astype(np.float64)
+        common = (a.switches * share) @ b.switches.T
+        counts = (a.switches @ share)[:, None] + b.switches @ share
+        rates = np.subtract.outer(a.log_rates, b.log_rates) ** 2
+        likeness = 0.25 + 0.75 * np.exp(-0.5 * (counts - 2 * common))
+        parts = {name: np.outer(left[name], right[name]) for name in left}
+        parts["kind"] = (a.switches * share @ kinds) @ (b.switches * share @ kinds).T
+        parts["main"] = common
+        parts["pair"] = (common**2 - (a.switches * share**2) @ b.switches.T) / 2
+        parts["shift"] = np.outer(left["slope"], right["slope"]) * common
+        rest = [likeness * np.exp(-0.5 * rates / length**2) for length in _LENGTHS]
+        return np.stack([*(parts[name] for name in _LINEAR), *rest])
+
+    def _variances(self) -> np.ndarray:
+        """Of each part under each draw: (draws, parts)."""
+        linear = self._draws[:, [_COLUMNS[name] for name in _LINEAR]] ** 2
+        chosen = self._draws[:, -2].astype(int)[:, None] == np.arange(len(_LENGTHS))
+        return np.concatenate([linear, chosen * self._draws[:, [_COLUMNS["rest"]]] ** 2], axis=1)
+
+    def _covariance(self, a: Points, b: Points) -> np.ndarray:
+        """Prior, in units of the common scale: (draws, len(a), len(b))."""
+        return _INTERCEPT**2 + np.tensordot(self._variances(), self._grams(a, b), axes=1)
+
+    def _prior_mean(self, points: Points) -> np.ndarray:
+        features = self._features(points)
+        return _COUNT * features["count"] + _BEND * features["bend"]
+
+    def _sift(self) -> np.ndarray:
+        """The draws of the highest marginal likelihood: on the first configurations where there are many."""
+        chosen = slice(0, _NUM_SIFTED)
+        likelihoods = self._factorise(self._observed[chosen], self._means[chosen], self._counts[chosen])[-1]
+        return np.argsort(-likelihoods, kind="stable")[:_NUM_KEPT]
+
+    def _factorise(self, points: Points, means: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Cholesky factors (draws, n, n), whitened residuals (draws, n), scales and log likelihoods (draws,)."""
+        noise = self._draws[:, -1] ** 2
+        covariance = self._covariance(points, points)
+        diagonal = np.arange(len(points))
+        covariance[:, diagonal, diagonal] += noise[:, None] / counts + 1e-9
+        factors = np.linalg.cholesky(covariance)
+        residual = means - self._prior_mean(points)
+        whitened = np.stack([linalg.solve_triangular(factor, residual, lower=True) for factor in factors])
+        num_runs = counts.sum()
+        squares = (whitened**2).sum(1) + self._within / noise
+        scale = (_SCALE + squares / 2) / (_SHAPE + num_runs / 2 - 1)
+        likelihood = (
+            -np.log(np.einsum("dii->di", factors)).sum(1)
+            - 0.5 * (num_runs - len(points)) * np.log(noise)
+            - (_SHAPE + num_runs / 2) * np.log(_SCALE + squares / 2)
+        )
+        return factors, whitened, scale, likelihood
+
+    def _fit(self) -> None:
+        if len(self._observed):
+            factors, self._residuals, self._scale, likelihood = self._factorise(
+                self._observed, self._means, self._counts
+            )
+            self._factors = factors
+            weights = np.exp(likelihood - likelihood.max())
+            self._weights = weights / weights.sum()
+        else:
+            count = len(self._draws)
+            self._factors, self._residuals = np.zeros((count, 0, 0)), np.zeros((count, 0))
+            self._scale, self._weights = np.full(count, _SCALE / (_SHAPE - 1)), np.full(count, 1 / count)
+
+    def _spans(self, points: Points) -> np.ndarray:
+        """L⁻¹ K(observed, points) under each draw: (draws, n, m)."""
+        if not len(self._observed):
+            return np.zeros((len(self._draws), 0, len(points)))
+        covariance = self._covariance(self._observed, points)
+        return np.stack(
+            [
+                linalg.solve_triangular(factor, own, lower=True, check_finite=False)
+                for factor, own in zip(self._factors, covariance, strict=True)
+            ]
+        )
+
+    def _by_draw(self, points: Points, spans: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Means and variances under each draw: (draws, m) each."""
+        spans = self._spans(points) if spans is None else spans
+        means = self._prior_mean(points) + np.einsum("dn,dnm->dm", self._residuals, spans)
+        left = self._prior_variance(points) - (spans**2).sum(1)
+        return means, self._scale[:, None] * np.maximum(left, 1e-12)
+
+    def _prior_variance(self, points: Points) -> np.ndarray:
+        features, share = self._features(points), self._share
+        kinds = (self.terms.kind[:, None] == np.unique(self.terms.kind)).astype(np.float64)
+        count = points.switches @ share
+        parts = {name: value**2 for name, value in features.items()}
+        parts["kind"] = ((points.switches * share @ kinds) ** 2).sum(1)
+        parts["main"] = count
+        parts["pair"] = (count**2 - points.switches @ share**2) / 2
+        parts["shift"] = features["slope"] ** 2 * count
+        rest = [np.ones(len(points))] * len(_LENGTHS)
+        return _INTERCEPT**2 + self._variances() @ np.stack([*(parts[name] for name in _LINEAR), *rest])
+
+    def _condition(self, pending: Points) -> tuple[Points, np.ndarray, np.ndarray]:
+        """What turns covariances with the pending configurations into what one run of each would tell."""
+        spans = self._spans(pending)
+        left = self._covariance(pending, pending) - np.einsum("dnp,dnq->dpq", spans, spans)
+        diagonal = np.arange(len(pending))
+        left[:, diagonal, diagonal] += self._draws[:, -1:] ** 2 + 1e-9
+        return pending, spans, np.linalg.cholesky(left)
+
+    def _pending_gain(self, points: Points, spans: np.ndarray) -> np.ndarray:
+        assert self._pending is not None
+        pending, own, factors = self._pending
+        left = self._covariance(pending, points) - np.einsum("dnp,dnm->dpm", own, spans)
+        solved = np.stack(
+            [linalg.solve_triangular(factor, each, lower=True) for factor, each in zip(factors, left, strict=True)]
+        )
+        return self._scale[:, None] * (solved**2).sum(1)
+
+    def _mix(self, means: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation over the draws."""
+        mean = self._weights @ means
+        return mean, np.sqrt(self._weights @ (variances + (means - mean) ** 2))
+
+
+_LINEAR = ("count", "score", "size", "slope", "bend", "kind", "main", "pair", "shift")
+_COLUMNS = {name: column for column, name in enumerate(name for name in _SCALES if name != "noise")}
+
+
+def _draw_scales(*, shares_kinds: bool) -> np.ndarray:
+    """Quasi-random draws of the prior: (draws, parts + 2), the last two the length scale's place and the noise."""
+    names = [*_COLUMNS, "length", "noise"]
+    unit = qmc.Sobol(len(names), scramble=True, rng=0).random(_NUM_DRAWS)
+    columns = []
+    for column, name in enumerate(names):
+        if name == "length":
+            columns.append(np.floor(unit[:, column] * len(_LENGTHS)))
+        elif name == "kind" and not shares_kinds:  # each switch is its component
+            columns.append(np.zeros(_NUM_DRAWS))
+        else:
+            low, high = np.log(_SCALES[name])
+            columns.append(np.exp(low + (high - low) * unit[:, column]))
+    return np.column_stack(columns)

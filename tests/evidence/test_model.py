@@ -1,0 +1,171 @@
+"""The model of the evidence against its formula written out, on planted truths, and at the edges."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from unfreeze.evidence import model as model_module
+from unfreeze.evidence.model import Points, Posterior, Terms, standardised
+
+SUBSETS = np.array([bits for bits in itertools.product((0.0, 1.0), repeat=5) if any(bits)])
+RATES = np.linspace(-3, -1, 6)
+GRID = Points(np.repeat(SUBSETS, len(RATES), axis=0), np.tile(RATES, len(SUBSETS)))
+SCORES, SIZES = np.array([0.2, 3.0, 0.5, 2.0, 1.0]), np.array([128, 16640, 128, 16640, 16448])
+TERMS = Terms.of(SCORES, SIZES, np.arange(5), rates=(1e-3, 1e-1))
+
+
+def planted(seed: int, *, beta: float = 0.0, noise: float = 0.05, count: int = 31) -> tuple[Points, np.ndarray]:
+    """Accuracies of random configurations: effects that follow the score by ``beta``, one best rate, noise."""
+    rng = np.random.default_rng(seed)
+    effects = beta * standardised(SCORES) + rng.normal(0, 0.1, 5)
+    chosen = GRID[rng.permutation(len(GRID))[:count]]
+    rates = chosen.log_rates + 2
+    return chosen, expit(1 + chosen.switches @ effects - 0.5 * rates**2 + rng.normal(0, noise, count))
+
+
+def test_it_is_the_formula_written_out() -> None:
+    """Element by element in plain loops, every draw weighted by a dense multivariate t's density."""
+    points, accuracies = planted(1, count=9)
+    found = Posterior(TERMS, points, accuracies)
+    draws = found._draws  # the ones that the sieve kept, which the loop below takes as given
+    names = [name for name in model_module._SCALES if name != "noise"]
+    y = logit(accuracies)
+    everything = [*zip(points.switches, points.log_rates, strict=True), *zip(GRID.switches[:7], RATES, strict=False)]
+
+    def covariance(a: tuple[np.ndarray, float], b: tuple[np.ndarray, float], draw: np.ndarray) -> float:
+        (s, r), (t, q) = a, b
+        scale = dict(zip(names, draw, strict=False))
+        both = [j for j in range(5) if s[j] and t[j]]
+        u, v = r - TERMS.middle, q - TERMS.middle
+        total = 4.0 + scale["count"] ** 2 * np.log1p(s.sum()) * np.log1p(t.sum())
+        total += scale["score"] ** 2 * (s @ TERMS.score) * (t @ TERMS.score)
+        total += scale["size"] ** 2 * (s @ TERMS.size) * (t @ TERMS.size)
+        total += scale["main"] ** 2 * len(both)
+        total += scale["pair"] ** 2 * len(list(itertools.combinations(both, 2)))
+        total += (
+            scale["slope"] ** 2 * u * v + scale["bend"] ** 2 * u**2 * v**2 + scale["shift"] ** 2 * u * v * len(both)
+        )
+        length = (0.35, 0.6, 1.0)[int(draw[-2])]
+        alike = 0.25 + 0.75 * np.exp(-0.5 * np.abs(s - t).sum())
+        return total + scale["rest"] ** 2 * alike * np.exp(-0.5 * (r - q) ** 2 / length**2)
+
+    means, logs = [], []
+    for draw in draws:
+        full = np.array([[covariance(a, b, draw) for b in everything] for a in everything])
+        prior = np.array([0.15 * np.log1p(s.sum()) - 0.5 * (r - TERMS.middle) ** 2 for s, r in everything])
+        own = full[:9, :9] + (draw[-1] ** 2 + 1e-9) * np.eye(9)
+        residual = y - prior[:9]
+        solved = np.linalg.solve(own, residual)
+        means.append(prior[9:] + full[9:, :9] @ solved)
+        logs.append(-0.5 * np.linalg.slogdet(own)[1] - (3 + 4.5) * np.log(2 + residual @ solved / 2))
+    weights = np.exp(np.array(logs) - max(logs))
+    expected = weights @ np.array(means) / weights.sum()
+    rest = Points(np.array([s for s, _ in everything[9:]]), np.array([r for _, r in everything[9:]]))
+    np.testing.assert_allclose(found.logits(rest)[0], expected, rtol=1e-6)
+
+
+def test_a_reversed_score_is_the_same_model_and_its_worth_the_opposite() -> None:
+    points, accuracies = planted(2, beta=0.3)
+    turned = Terms.of(-SCORES, SIZES, np.arange(5), rates=(1e-3, 1e-1))
+    one, other = Posterior(TERMS, points, accuracies), Posterior(turned, points, accuracies)
+    for left, right in zip(one.logits(GRID), other.logits(GRID), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-9)
+    np.testing.assert_allclose(one.expected_improvement(GRID), other.expected_improvement(GRID), rtol=1e-7)
+    assert one.score_effect().mean == pytest.approx(-other.score_effect().mean)
+
+
+@pytest.mark.parametrize("beta", [-0.4, 0.0, 0.4])
+def test_the_scores_worth_is_found(beta: float) -> None:
+    estimates = [Posterior(TERMS, *planted(seed, beta=beta)).score_effect() for seed in range(20)]
+    assert np.mean([estimate.mean for estimate in estimates]) == pytest.approx(0.9 * beta, abs=0.08)
+    covered = [low <= beta <= high for low, high in (estimate.interval for estimate in estimates)]
+    assert sum(covered) >= 17
+
+
+def test_expected_accuracies_hold_what_they_promise() -> None:
+    """Of 40 planted tables the true values of unseen configurations lie in their 95 % intervals about that often."""
+    inside = []
+    for seed in range(40):
+        points, accuracies = planted(seed, noise=0.0, count=40)
+        seen, unseen = np.arange(20), np.arange(20, 40)
+        _, low, high = Posterior(TERMS, points[seen], accuracies[seen]).accuracies(points[unseen])
+        inside += list((low <= accuracies[unseen]) & (accuracies[unseen] <= high))
+    assert 0.92 < np.mean(inside) <= 1
+
+
+def test_neither_order_nor_grouping_of_the_trials_matters() -> None:
+    points, accuracies = planted(3, count=12)
+    twice = np.r_[np.arange(12), 4, 4, 7]
+    values = np.r_[accuracies, accuracies[[4, 4, 7]] + [0.01, -0.02, 0.01]]
+    order = np.random.default_rng(0).permutation(len(twice))
+    one = Posterior(TERMS, points[twice], values)
+    other = Posterior(TERMS, points[twice[order]], values[order])
+    np.testing.assert_allclose(one.logits(GRID)[0], other.logits(GRID)[0], rtol=1e-9)
+
+
+def test_repeated_runs_that_agree_make_it_surer() -> None:
+    points, accuracies = planted(4, count=10)
+    repeated = np.r_[np.arange(10), np.arange(10), np.arange(10)]
+    alone, often = Posterior(TERMS, points, accuracies), Posterior(TERMS, points[repeated], accuracies[repeated])
+    assert (often.logits(points)[1] < alone.logits(points)[1]).all()
+
+
+def test_without_a_trial_it_asks_for_the_middle_of_the_rates() -> None:
+    prior = Posterior(TERMS, GRID[np.zeros(0, int)], np.zeros(0))
+    asked = GRID[np.array([np.argmax(prior.expected_improvement(GRID))])]
+    assert abs(asked.log_rates[0] - TERMS.middle) < 0.3
+
+
+def test_what_is_being_tried_is_worth_less() -> None:
+    points, accuracies = planted(5, count=8)
+    free = Posterior(TERMS, points, accuracies)
+    best = int(np.argmax(free.expected_improvement(GRID)))
+    busy = Posterior(TERMS, points, accuracies, GRID[np.array([best])])
+    np.testing.assert_allclose(busy.logits(GRID)[0], free.logits(GRID)[0])
+    assert busy.expected_improvement(GRID)[best] < 0.5 * free.expected_improvement(GRID)[best]
+    assert (busy.expected_improvement(GRID) <= free.expected_improvement(GRID) * (1 + 1e-9)).all()
+
+
+def test_samples_have_the_posteriors_moments() -> None:
+    found = Posterior(TERMS, *planted(6, count=10))
+    some = GRID[np.arange(0, len(GRID), 23)]
+    drawn = found.samples(some, 4096)
+    mean, sd = found.logits(some)
+    np.testing.assert_allclose(drawn.mean(0), mean, atol=0.1 * sd.max())
+    np.testing.assert_allclose(drawn.std(0), sd, rtol=0.15)
+    np.testing.assert_array_equal(drawn, found.samples(some, 4096))
+
+
+@pytest.mark.parametrize("scores", [np.full(5, 2.0), np.array([1.0, np.nan, 2.0, 3.0, 4.0]), np.zeros(5)])
+def test_a_score_that_says_nothing_is_none(scores: np.ndarray) -> None:
+    terms = Terms.of(scores, SIZES, np.arange(5), rates=(1e-3, 1e-1))
+    assert (terms.score == 0).all()
+    estimate = Posterior(terms, *planted(7)).score_effect()
+    assert estimate.mean == 0
+    assert estimate.sd > 0
+
+
+@pytest.mark.parametrize("accuracies", [[0.5], [0.0, 0.0], [1.0, 1.0, 1.0], [0.1, 0.99, 0.0, 0.3]])
+def test_few_or_extreme_outcomes_stay_finite(accuracies: list[float]) -> None:
+    points = GRID[np.arange(len(accuracies)) * 7]
+    found = Posterior(TERMS, points, np.array(accuracies))
+    for values in (*found.logits(GRID), *found.accuracies(GRID), found.expected_improvement(GRID)):
+        assert np.isfinite(values).all()
+
+
+def test_sixty_switches_share_what_their_components_have() -> None:
+    """Attention's blocks raise accuracy: what was seen of some of them is expected of the others."""
+    kinds = np.repeat(np.arange(5), 12)
+    terms = Terms.of(np.zeros(60), np.repeat(SIZES, 12), kinds, rates=(1e-3, 1e-1))
+    rng = np.random.default_rng(0)
+    switches = rng.integers(0, 2, (40, 60)).astype(float)
+    share = switches[:, kinds == 1].mean(1)
+    points = Points(switches, np.full(40, -2.0))
+    found = Posterior(terms, points, expit(1.0 * share + rng.normal(0, 0.02, 40)))
+    block = np.zeros((2, 60))
+    block[0, np.flatnonzero(kinds == 1)[:6]] = 1
+    block[1, np.flatnonzero(kinds == 4)[:6]] = 1
+    mean, _ = found.logits(Points(block, np.full(2, -2.0)))
+    assert mean[0] > mean[1]
