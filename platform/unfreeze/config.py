@@ -283,12 +283,18 @@ class SearchConfig:
     concurrency: Count = option(
         4, "trials in flight; trial i knows the outcomes of 0 … i − concurrency, whatever the timing"
     )
+    sampler: Literal["model", "tpe", "gp", "random"] = option(
+        "model", "what proposes: the model of the evidence, or Optuna's TPE, Gaussian process or random sampler"
+    )
+    first: Literal["components", "none"] = option(
+        "components", "trials before the sampler's own: every component alone, which is evidence on plasticity; or none"
+    )
     learning_rate_low: PositiveFloat = option(1e-3, "the lowest tried")
     learning_rate_high: PositiveFloat = option(1e-1, "the highest tried")
     start_learning_rates: list[PositiveFloat] = option(
-        [], "of the first points; []: the geometric mean of the lowest and the highest"
+        [], "of components alone and baselines; []: as sampler=model asks, else the geometric mean of the range"
     )
-    baselines: list[str] = option(["all", "none"], "selections tried after the single ones; []: none")
+    baselines: list[str] = option(["all", "none"], "selections tried after the components alone; []: none")
     max_trainable_share: Share = option(1.0, "of the model's parameters, head included; 1: off")
     max_flops_share: Share = option(1.0, "of what a training step of `all` computes; 1: off")
     max_memory_gib: PositiveFloat | None = option(None, "predicted peak of one worker; null: off")

@@ -113,14 +113,48 @@ def test_another_seed_is_another_sweep(
 
 def first_points(planner: Planner) -> list[TrialSpec]:
     planned: dict[int, TrialSpec] = {}
-    return [spec for spec in (planner.plan(index, {}, planned) for index in range(4)) if spec]
+    for index in range(4):
+        spec = planner.plan(index, {}, planned)
+        assert spec is not None
+        planned[index] = spec
+    return list(planned.values())
 
 
 def test_the_first_points_go_by_score(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
     records = specs(sweep(make_planner(), fake_trial))
     assert [spec.selection for spec in records[:7]] == ["mha", "fc1", "fc2", "ln2", "ln1", "all", "none"]
     assert [spec.origin for spec in records[:7]] == ["prior"] * 5 + ["baseline"] * 2
-    assert [spec.learning_rate for spec in records[:7]] == pytest.approx([1e-2] * 7)  # geometric mean of 1e-3 and 1e-1
+    rates = [spec.learning_rate for spec in records[:7]]
+    assert all(1e-3 <= rate <= 1e-1 for rate in rates)
+    assert len(set(rates)) > 2  # spread, so that a component's effect and the rate's can be told apart
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_without_the_model_they_stand_at_the_geometric_mean(
+    sampler: str, make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    records = specs(sweep(make_planner(sampler=sampler), fake_trial))
+    assert [spec.selection for spec in records[:7]] == ["mha", "fc1", "fc2", "ln2", "ln1", "all", "none"]
+    assert [spec.learning_rate for spec in records[:7]] == pytest.approx([1e-2] * 7)
+
+
+def test_without_them_the_sampler_begins_after_the_baselines(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    records = specs(sweep(make_planner(first="none"), fake_trial))
+    assert [spec.origin for spec in records[:4]] == ["baseline", "baseline", "search", "search"]
+
+
+@pytest.mark.parametrize("sampler", ["model", "tpe", "gp", "random"])
+@pytest.mark.parametrize("space", ["components", "blocks"])
+def test_every_sampler_is_deterministic_and_keeps_the_range(
+    sampler: str, space: str, make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    one, other = (
+        specs(sweep(make_planner(sampler=sampler, space=space, num_trials=12), fake_trial, slots=slots))
+        for slots in (1, 3)
+    )
+    assert one == other
+    assert all(1e-3 <= spec.learning_rate <= 1e-1 for spec in one)
+    assert len({(spec.selection, spec.learning_rate, spec.seed) for spec in one}) == len(one)
 
 
 def test_a_reversed_score_reverses_them(make_planner: MakePlanner) -> None:

@@ -1,4 +1,4 @@
-"""From what the pre-pass measured to one score per component."""
+"""From what the pre-pass measured to a score of every (block, component)."""
 
 from typing import get_args
 
@@ -7,7 +7,7 @@ import pytest
 from unfreeze.config import PriorConfig, RivalScore
 from unfreeze.load import load_config
 from unfreeze.records import COMPONENTS, MODES, PlasticityRow, PlasticityTable
-from unfreeze.search.prior import prior_scores
+from unfreeze.search.prior import component_means, prior_scores
 
 NUM_BLOCKS = 12
 
@@ -39,30 +39,29 @@ def table() -> PlasticityTable:
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_mode_s_score_is_its_plasticity_over_all_blocks(mode: str, table: PlasticityTable) -> None:
-    expected = {component: 1000 + value_of(mode, 0, component) for component in COMPONENTS}
-    assert prior_scores(mode, table) == expected
-
-
-@pytest.mark.parametrize("score", get_args(RivalScore))
-def test_a_rival_s_groups_are_averaged_over_blocks(score: str, table: PlasticityTable) -> None:
+@pytest.mark.parametrize("score", [*MODES, *get_args(RivalScore)])
+def test_a_score_is_what_was_measured_of_each_block(score: str, table: PlasticityTable) -> None:
+    found = prior_scores(score, table, num_blocks=NUM_BLOCKS)
+    assert found == {(b, c): value_of(score, b, c) for b in range(NUM_BLOCKS) for c in COMPONENTS}
     expected = {c: sum(value_of(score, b, c) for b in range(NUM_BLOCKS)) / NUM_BLOCKS for c in COMPONENTS}
-    assert prior_scores(score, table) == pytest.approx(expected, rel=1e-12)
+    assert component_means(found) == pytest.approx(expected, rel=1e-12)
 
 
 def test_reversed_is_minus_the_reference(table: PlasticityTable) -> None:
-    reference = prior_scores("reference", table)
-    assert prior_scores("reversed", table) == {component: -value for component, value in reference.items()}
+    reference = prior_scores("reference", table, num_blocks=NUM_BLOCKS)
+    reversed_scores = prior_scores("reversed", table, num_blocks=NUM_BLOCKS)
+    assert reversed_scores == {member: -value for member, value in reference.items()}
 
 
 def test_uniform_has_no_opinion_and_asks_nothing() -> None:
     nothing = PlasticityTable(rows=(), skipped_pairs=0, seconds=0.0, model_digest="", data_digest="")
-    assert prior_scores("uniform", nothing) == dict.fromkeys(COMPONENTS, 0.0)
+    assert component_means(prior_scores("uniform", nothing, num_blocks=3)) == dict.fromkeys(COMPONENTS, 0.0)
 
 
 @pytest.mark.parametrize("score", [s for member in get_args(PriorConfig.__annotations__["score"]) for s in [member]])
 def test_every_score_there_is_to_choose_names_every_component(score: object, table: PlasticityTable) -> None:
     for name in get_args(score) or (score,):
-        assert tuple(prior_scores(str(name), table)) == COMPONENTS
+        found = prior_scores(str(name), table, num_blocks=NUM_BLOCKS)
+        assert tuple(component_means(found)) == COMPONENTS
+        assert len(found) == NUM_BLOCKS * len(COMPONENTS)
         load_config({"search": {"prior": {"score": name}}})

@@ -43,6 +43,7 @@ _LENGTHS = (0.35, 0.6, 1.0)  # decades: of h, one for each draw
 _COUNT, _BEND = 0.15, -0.5  # prior means: more trained is a little better, a best rate lies between too little and much
 _SHAPE, _SCALE = 3.0, 2.0  # inverse gamma of the common scale's square: around 1, known to a factor of two
 _NUM_DRAWS, _NUM_KEPT = 64, 16  # with 256 and 64 the replayed regret was the same
+_NEGLIGIBLE = 0.01  # of the largest weight
 _NUM_SIFTED = 64  # configurations that the draws are sifted on before the best are fitted to all
 _CLIP = 0.005  # accuracies are kept this far from 0 and 1, where a logit says more than images can
 _WORST = 2.5  # logits below the best: what is worse is as bad as that, it would bend the fit near the top
@@ -276,17 +277,17 @@ class Posterior:
         return factors, whitened, scale, likelihood
 
     def _fit(self) -> None:
-        if len(self._observed):
-            factors, self._residuals, self._scale, likelihood = self._factorise(
-                self._observed, self._means, self._counts
-            )
-            self._factors = factors
-            weights = np.exp(likelihood - likelihood.max())
-            self._weights = weights / weights.sum()
-        else:
+        if not len(self._observed):
             count = len(self._draws)
             self._factors, self._residuals = np.zeros((count, 0, 0)), np.zeros((count, 0))
             self._scale, self._weights = np.full(count, _SCALE / (_SHAPE - 1)), np.full(count, 1 / count)
+            return
+        factors, residuals, scale, likelihood = self._factorise(self._observed, self._means, self._counts)
+        weights = np.exp(likelihood - likelihood.max())
+        # With many trials few draws are left that matter, and each costs the same.
+        kept = weights > _NEGLIGIBLE
+        self._draws, self._factors, self._residuals = self._draws[kept], factors[kept], residuals[kept]
+        self._scale, self._weights = scale[kept], weights[kept] / weights[kept].sum()
 
     def _spans(self, points: Points) -> np.ndarray:
         """L⁻¹ K(observed, points) under each draw: (draws, n, m)."""

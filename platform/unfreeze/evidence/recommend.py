@@ -5,16 +5,28 @@ The one exception has a name: ``search.select_on=test`` chooses as the paper's c
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from unfreeze.records import Recommendation, TestResult, TrialRecord, TrialState
 
 CHOSEN_ON_TEST = "learning rate chosen on test accuracy, as the paper's code does; optimistic"
 
 
-def best_configurations(records: Iterable[TrialRecord], *, limit: int) -> list[TrialRecord]:
-    """The best finished trial of each selection, from the best selection on; ties go to fewer trained parameters."""
+def best_configurations(
+    records: Iterable[TrialRecord], *, limit: int, expected: Mapping[int, float] = MappingProxyType({})
+) -> list[TrialRecord]:
+    """The best finished trial of each selection, from the best selection on; ties go to fewer trained parameters.
+
+    ``expected``: trial → accuracy that the model of the evidence expects of its configuration, which is compared in
+    place of what the one run happened to give, where it is there.
+    """
+
+    def worth(record: TrialRecord) -> tuple[float, int, int]:
+        accuracy, parameters, index = _merit(record)
+        return expected.get(record.spec.index, accuracy), parameters, index
+
     best: dict[str, TrialRecord] = {}
-    for record in sorted(_finished(records), key=_merit, reverse=True):
+    for record in sorted(_finished(records), key=worth, reverse=True):
         best.setdefault(record.spec.selection, record)
     return list(best.values())[:limit]
 
@@ -57,7 +69,8 @@ def choose_rates(
 
 def _describe(group: Sequence[TrialRecord], tests: Mapping[str, TestResult] | None) -> Recommendation:
     """What the runs of one selection at one learning rate come to."""
-    ordered = sorted(group, key=_merit, reverse=True)
+    # Whose checkpoint is gone (sweep.checkpoint_gib) counts, but cannot be exported.
+    ordered = sorted(group, key=lambda record: (record.checkpoint is not None, _merit(record)), reverse=True)
     val_accuracy, val_accuracy_sd = _mean_and_sd(
         [record.best_val_accuracy for record in ordered if record.best_val_accuracy is not None]
     )

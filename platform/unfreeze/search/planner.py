@@ -4,12 +4,14 @@ Nothing else decides what is tried: no clock, no order of completion, no generat
 same trials with one slot or ten, undisturbed or killed and resumed, and resuming needs no saved search state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from unfreeze.components.selection import parse_selection, select_components
+from unfreeze.components.selection import Selection, parse_selection, select_components
 from unfreeze.config import SearchConfig
 from unfreeze.evidence.recommend import best_configurations
 from unfreeze.records import COMPONENTS, TrialRecord, TrialSpec, TrialState
+from unfreeze.search.prior import component_means
+from unfreeze.search.proposals import ModelSampler
 from unfreeze.search.sampler import sample_point
 from unfreeze.search.space import SearchSpace
 from unfreeze.search.stopping import cutoffs, rungs
@@ -19,18 +21,27 @@ class Planner:
     """Plans a sweep's trials one by one.
 
     Args:
-        scores: component → prior score; the first points go from the highest to the lowest.
+        scores: (block, component) → what the prior says of it.
         milestones: images_seen at each report of a trial, ascending.
     """
 
     def __init__(
-        self, config: SearchConfig, space: SearchSpace, *, scores: Mapping[str, float], milestones: list[int], seed: int
+        self,
+        config: SearchConfig,
+        space: SearchSpace,
+        *,
+        scores: Mapping[tuple[int, str], float],
+        milestones: list[int],
+        seed: int,
     ) -> None:
         self.config = config
         self.space = space
         self._seed = seed
-        self._first = first_points(config, space, scores)[: config.num_trials]
+        self._first = first_points(config, space, component_means(scores))[: config.num_trials]
         self._rungs = rungs(milestones, grace_reports=config.grace_reports, reduction_factor=config.reduction_factor)
+        # Two objectives are Optuna's.
+        by_model = config.sampler == "model" and config.objective == "accuracy"
+        self._model = ModelSampler(space, scores, seed=seed) if by_model else None
 
     @property
     def max_trials(self) -> int:
@@ -51,25 +62,45 @@ class Planner:
         assert self.is_ready(index, final)
         if index >= self.config.num_trials:
             return self._confirmation(index, final)
+        known = {i: final[i] for i in range(max(index - self.config.concurrency + 1, 0))}
+        earlier = [planned[i] for i in range(index)]
+        stop_below: tuple[tuple[int, float], ...] = ()
         if index < len(self._first):
             selection, rate, origin = self._first[index]
-            return TrialSpec(index=index, selection=selection, learning_rate=rate, seed=self._seed, origin=origin)
-        known = {i: final[i] for i in range(max(index - self.config.concurrency + 1, 0))}
-        chosen, rate = sample_point(
+            if rate is None:
+                rate = self._first_rate(selection, earlier, known)
+        else:
+            selection, rate = self._propose(earlier, known)
+            origin, stop_below = "search", self._cutoffs(str(selection), known)
+        # A configuration that is asked for again is run on another seed: the same one would give the same numbers.
+        times = sum((spec.selection, spec.learning_rate) == (str(selection), rate) for spec in earlier)
+        return TrialSpec(
+            index=index,
+            selection=str(selection),
+            learning_rate=rate,
+            seed=self._seed + times,
+            origin=origin,
+            stop_below=stop_below,
+        )
+
+    def _first_rate(
+        self, selection: Selection, earlier: Sequence[TrialSpec], known: Mapping[int, TrialRecord]
+    ) -> float:
+        if self._model is not None:
+            return self._model.propose_rate(selection, earlier, known)
+        return (self.config.learning_rate_low * self.config.learning_rate_high) ** 0.5
+
+    def _propose(self, earlier: Sequence[TrialSpec], known: Mapping[int, TrialRecord]) -> tuple[Selection, float]:
+        if self._model is not None:
+            return self._model.propose(earlier, known)
+        return sample_point(
             self.space,
-            [planned[earlier] for earlier in range(index)],
+            earlier,
             known,
+            sampler="tpe" if self.config.sampler == "model" else self.config.sampler,
             num_random=min(len(self._first), 10),
             pareto=self.config.objective == "pareto",
             seed=self._seed,
-        )
-        return TrialSpec(
-            index=index,
-            selection=str(chosen),
-            learning_rate=rate,
-            seed=self._seed,
-            origin="search",
-            stop_below=self._cutoffs(str(chosen), known),
         )
 
     def _cutoffs(self, selection: str, known: Mapping[int, TrialRecord]) -> tuple[tuple[int, float], ...]:
@@ -87,7 +118,9 @@ class Planner:
 
     def _confirmation(self, index: int, final: Mapping[int, TrialRecord]) -> TrialSpec | None:
         """The best selections again, each on seeds of its own, so that the winner is not a lucky draw."""
-        best = best_configurations([final[i] for i in range(self.config.num_trials)], limit=self.config.confirm_top)
+        records = [final[i] for i in range(self.config.num_trials)]
+        expected = self._model.expected(records) if self._model is not None else {}
+        best = best_configurations(records, limit=self.config.confirm_top, expected=expected)
         runs = [(record, number) for record in best for number in range(1, self.config.confirm_seeds + 1)]
         position = index - self.config.num_trials
         if position >= len(runs):
@@ -102,21 +135,22 @@ class Planner:
         )
 
 
-def first_points(config: SearchConfig, space: SearchSpace, scores: Mapping[str, float]) -> list[tuple[str, float, str]]:
+def first_points(
+    config: SearchConfig, space: SearchSpace, scores: Mapping[str, float]
+) -> list[tuple[Selection, float | None, str]]:
     """(selection, learning rate, origin): single components from the highest score to the lowest, then the baselines,
-    at each start learning rate.
+    at each start learning rate; None: at one that is chosen when it is the trial's turn.
 
     They are never stopped early: they are the evidence on plasticity, and what every recommendation is held against.
     """
     num_blocks = space.model.num_blocks
-    geometric_mean = (config.learning_rate_low * config.learning_rate_high) ** 0.5
-    rates = config.start_learning_rates or [geometric_mean]
+    rates: list[float | None] = [*config.start_learning_rates] or [None]
     order = sorted(COMPONENTS, key=lambda name: (-scores[name], COMPONENTS.index(name)))
     singles = [(select_components([name], num_blocks=num_blocks), "prior") for name in order]
     baselines = [(parse_selection(text, num_blocks=num_blocks), "baseline") for text in config.baselines]
     return [
-        (str(selection), rate, origin)
-        for selection, origin in [*singles, *baselines]
+        (selection, rate, origin)
+        for selection, origin in [*(singles if config.first == "components" else []), *baselines]
         if space.fits(selection)
         for rate in rates
     ]

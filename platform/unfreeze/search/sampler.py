@@ -1,4 +1,4 @@
-"""A point of the search space from Optuna's TPE, rebuilt from exactly the trials it may know."""
+"""A point of the search space from one of Optuna's samplers, rebuilt from exactly the trials it may know."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -20,23 +20,23 @@ def sample_point(
     planned: Sequence[TrialSpec],
     known: Mapping[int, TrialRecord],
     *,
+    sampler: str,
     num_random: int,
     pareto: bool,
     seed: int,
 ) -> tuple[Selection, float]:
     """The next (selection, learning rate): a pure function of its arguments.
 
-    ``planned``: every earlier trial; those not ``known`` (final records by index) are told to TPE as running.
-    ``num_random``: finished trials before it models anything. ``pareto``: the FLOPs of training are a second objective.
+    ``planned``: every earlier trial; those not ``known`` (final records by index) are told to Optuna as running.
+    ``sampler``: ``tpe``, ``gp`` or ``random``. ``num_random``: finished trials before it models anything. ``pareto``:
+    the FLOPs of training are a second objective.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # a study per suggestion would say so each time
     index = len(planned)
-    # Switches are sampled together, with two objectives too: one by one, the same point came out again and again.
-    sampler = optuna.samplers.TPESampler(
-        seed=derive_seed(seed, "sampler", index) % 2**32, n_startup_trials=num_random, multivariate=True
-    )
     directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"] if pareto else ["maximize"]
-    study = optuna.create_study(directions=directions, sampler=sampler)
+    study = optuna.create_study(
+        directions=directions, sampler=_make_sampler(sampler, derive_seed(seed, "sampler", index) % 2**32, num_random)
+    )
     for spec in planned:
         if spec.origin != "baseline":  # `all` and `none` are no points of the space
             study.add_trial(_told(space, spec, known.get(spec.index), pareto=pareto))
@@ -47,6 +47,18 @@ def sample_point(
             return selection, trial.params[LEARNING_RATE]
         study.tell(trial, state=OptunaState.FAIL)
     return draw_uniformly(space, np.random.default_rng(derive_seed(seed, "uniform", index)))
+
+
+def _make_sampler(name: str, seed: int, num_random: int) -> optuna.samplers.BaseSampler:
+    match name:
+        case "gp":
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=num_random, deterministic_objective=False)
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        case _:
+            # Switches are sampled together, with two objectives too: one by one, the same point came out again and
+            # again.
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=num_random, multivariate=True)
 
 
 def _told(space: SearchSpace, spec: TrialSpec, record: TrialRecord | None, *, pareto: bool) -> optuna.trial.FrozenTrial:

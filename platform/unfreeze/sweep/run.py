@@ -16,7 +16,7 @@ from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import DataFacts, Evidence, ModelFacts, PlasticityTable, final_result_from_dict
 from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner
-from unfreeze.search.prior import prior_scores
+from unfreeze.search.prior import component_means, prior_scores
 from unfreeze.search.searcher import PlannedSearch
 from unfreeze.search.space import make_space
 from unfreeze.slots.board import Board
@@ -74,9 +74,9 @@ def plan_search(
     """The searcher: what it will try depends on nothing but these arguments and the ledger's final records."""
     finetune = config.finetune
     num_steps = num_steps_of(finetune, data.num_train)
-    scores = prior_scores(config.search.prior.score, plasticity)
+    scores = prior_scores(config.search.prior.score, plasticity, num_blocks=model.num_blocks)
     if config.search.space == "grid":
-        grid = GridPlanner(config.search, model, scores=scores, train_head=finetune.train_head)
+        grid = GridPlanner(config.search, model, scores=component_means(scores), train_head=finetune.train_head)
         return PlannedSearch(grid, ledger)
     space = make_space(config.search, cost_model(config, model))
     planner = Planner(

@@ -1,0 +1,295 @@
+"""How many trials a search needs, replayed on tables where the outcome of every configuration is known.
+
+A table has every selection of the five components at every learning rate, several runs each; a replayed trial draws one
+of the runs. Regret is of what would be *recommended* after each trial: the best true mean of the table minus the true
+mean of the recommendation. Samplers: random and Optuna's TPE recommend their best observed run, the model of the
+evidence the highest posterior mean of what it tried.
+
+    python ops/bench/search_replay.py [--repetitions 200] [--tables digits synthetic …] [--full] [--save]
+
+`theirs` is TPE's figure in the same run. Without arguments a few repetitions on two synthetic tables. --save also
+writes every repetition to ops/bench/results/search_replay.parquet.
+"""
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+from figures.record import RESULTS, figure, hand_in, make_parser
+from scipy.special import expit, logit
+
+from unfreeze.components.selection import parse_selection
+from unfreeze.evidence.model import Points, Posterior, Terms, standardised
+from unfreeze.records import COMPONENTS
+
+TABLES = Path(__file__).parent / "tables"
+NUM_TRIALS = 32
+CLOSE = 0.005  # half a point
+SUBSETS = np.array([bits for bits in itertools.product((0.0, 1.0), repeat=len(COMPONENTS)) if any(bits)])
+
+Recommend = Iterator[int]  # after each trial, the cell that would be recommended
+Sampler = Callable[["Table", np.random.Generator, int], tuple[list[int], float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Cells (configurations), their true means and how a run of each comes out."""
+
+    name: str
+    cells: Points
+    truth: np.ndarray  # (cells,) accuracy
+    runs: np.ndarray | None  # (cells, seeds) measured; None: drawn around the truth
+    noise: float  # standard deviation of a run in logits, where none was measured
+    scores: dict[str, np.ndarray]  # prior → (5,)
+    sizes: np.ndarray  # (5,)
+
+    def run(self, cell: int, rng: np.random.Generator) -> float:
+        if self.runs is not None:
+            return float(self.runs[cell, rng.integers(self.runs.shape[1])])
+        return float(expit(logit(self.truth[cell]) + rng.normal(0, self.noise)))
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        return 10 ** self.cells.log_rates.min(), 10 ** self.cells.log_rates.max()
+
+
+def synthetic(seed: int) -> Table:
+    """Planted: additive effects, pairs, more trained is better up to a point, one best rate that moves."""
+    rng = np.random.default_rng(seed)
+    rates = np.linspace(-3, -1, 6)
+    effects, pairs = rng.normal(0, 0.35, 5), np.tril(rng.normal(-0.05, 0.12, (5, 5)), -1)
+    base, best, bend = rng.normal(0.8, 0.5), rng.uniform(-2.4, -1.4), rng.uniform(0.4, 1.4)
+    moves, gain, noise = rng.normal(0, 0.12, 5), rng.uniform(0.2, 0.7), rng.uniform(0.03, 0.10)
+    cells = Points(np.repeat(SUBSETS, 6, axis=0), np.tile(rates, len(SUBSETS)))
+    off = cells.log_rates - best - cells.switches @ moves
+    value = base + cells.switches @ effects + gain * np.log1p(cells.switches.sum(1))
+    value += np.einsum("nj,jk,nk->n", cells.switches, pairs, cells.switches)
+    value -= bend * np.where(off > 0, 1.5, 1.0) * off**2  # too high a rate costs more than too low a one
+    informative = standardised(standardised(effects) + rng.normal(0, 0.75, 5))
+    scores = {
+        "informative": informative,
+        "reversed": -informative,
+        "misleading": rng.permutation(informative),
+        "oracle": standardised(effects),
+    }
+    sizes = np.array([128, 16640, 128, 16640, 16448])
+    return Table(
+        name=f"synthetic-{seed}",
+        cells=cells,
+        truth=expit(value),
+        runs=None,
+        noise=noise,
+        scores=scores,
+        sizes=sizes,
+    )
+
+
+def measured(name: str) -> Table:
+    """A table of ops/bench/tables: every run's best validation accuracy; truth is the mean over seeds."""
+    raw = pq.read_table(TABLES / f"{name}.parquet")
+    meta = json.loads(raw.schema.metadata[b"unfreeze"])
+    best: dict[tuple[str, float, int], float] = {}
+    columns = (raw[key].to_pylist() for key in ("selection", "learning_rate", "seed", "val_accuracy"))
+    for selection, rate, seed, accuracy in zip(*columns, strict=True):
+        best[selection, rate, seed] = max(best.get((selection, rate, seed), 0.0), accuracy)
+    seeds = sorted({seed for _, _, seed in best})
+    cells = sorted({(selection, rate) for selection, rate, _ in best if selection not in ("all", "none")})
+    switches = [
+        [float(name in parse_selection(text, num_blocks=1).components) for name in COMPONENTS] for text, _ in cells
+    ]
+    runs = np.array([[best[*cell, seed] for seed in seeds] for cell in cells])
+    scores = {
+        score: np.array(
+            [np.mean([v for group, v in groups.items() if group.endswith(f".{name}")]) for name in COMPONENTS]
+        )
+        for score, groups in meta["scores"].items()
+    }
+    scores["reversed"] = -scores["reference"]
+    spread = logit(np.clip(runs, 0.005, 0.995)).std(axis=1, ddof=1) if len(seeds) > 1 else np.full(len(cells), 0.05)
+    return Table(
+        name=name,
+        cells=Points(np.array(switches), np.log10([rate for _, rate in cells])),
+        truth=runs.mean(axis=1),
+        runs=runs,
+        noise=float(np.sqrt((spread**2).mean())),
+        scores=scores,
+        sizes=np.array([meta["sizes"][name] for name in COMPONENTS]),
+    )
+
+
+def smoothed(table: Table) -> Table:
+    """Its twin without the cells' own noise: each cell the mean of its neighbours in switches and rate."""
+    logits = logit(np.clip(table.truth, 0.005, 0.995))
+    apart = np.abs(table.cells.switches[:, None] - table.cells.switches[None]).sum(-1)
+    steps = np.abs(np.subtract.outer(table.cells.log_rates, table.cells.log_rates))
+    weights = np.exp(-1.2 * apart - 0.5 * (steps / 0.15) ** 2)
+    truth = expit(weights @ logits / weights.sum(1))
+    fields = ("cells", "noise", "scores", "sizes")
+    kept = {name: getattr(table, name) for name in fields}
+    return Table(name=f"{table.name}-smooth", truth=truth, runs=None, **kept)
+
+
+# --- samplers: the cells that would be recommended after each trial, and seconds a suggestion -------------------------
+
+
+def best_observed(tried: list[int], values: list[float]) -> list[int]:
+    return [tried[int(np.argmax(values[: count + 1]))] for count in range(len(tried))]
+
+
+def by_random(table: Table, rng: np.random.Generator, in_flight: int) -> tuple[list[int], float]:
+    tried = [int(rng.integers(len(table.cells))) for _ in range(NUM_TRIALS)]
+    return best_observed(tried, [table.run(cell, rng) for cell in tried]), 0.0
+
+
+def by_optuna(make: Callable[[int], optuna.samplers.BaseSampler]) -> Sampler:
+    def replay(table: Table, rng: np.random.Generator, in_flight: int) -> tuple[list[int], float]:
+        study = optuna.create_study(direction="maximize", sampler=make(int(rng.integers(2**31))))
+        rates = np.unique(table.cells.log_rates)
+        rows = np.column_stack([table.cells.switches, table.cells.log_rates])
+        tried: list[int] = []
+        running: list[tuple[optuna.Trial, int]] = []
+        values: list[float] = []
+        seconds = 0.0
+        while len(tried) < NUM_TRIALS:
+            if len(running) == in_flight:
+                trial, cell = running.pop(0)
+                study.tell(trial, values[len(tried) - len(running) - 1])
+            started = time.perf_counter()
+            trial = study.ask()
+            switches = [trial.suggest_categorical(name, [False, True]) for name in COMPONENTS]
+            rate = trial.suggest_float("rate", rates[0], rates[-1])
+            seconds += time.perf_counter() - started
+            if not any(switches):
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
+            wanted = [*map(float, switches), rates[np.argmin(np.abs(rates - rate))]]
+            cell = int(np.argmin(np.abs(rows - wanted).sum(1)))
+            tried.append(cell)
+            values.append(table.run(cell, rng))
+            running.append((trial, cell))
+        return best_observed(tried, values), seconds / NUM_TRIALS
+
+    return replay
+
+
+def by_model(prior: str) -> Sampler:
+    def replay(table: Table, rng: np.random.Generator, in_flight: int) -> tuple[list[int], float]:
+        scores = table.scores.get(prior, np.zeros(5))
+        terms = Terms.of(scores, table.sizes, np.arange(5), rates=table.rates)
+        tried: list[int] = []
+        values: list[float] = []
+        recommended: list[int] = []
+        seconds = 0.0
+        for index in range(NUM_TRIALS):
+            known = max(0, index - in_flight + 1)
+            started = time.perf_counter()
+            done, running = np.array(tried[:known], dtype=int), np.array(tried[known:], dtype=int)
+            posterior = Posterior(terms, table.cells[done], np.array(values[:known]), table.cells[running])
+            worth = posterior.expected_improvement(table.cells)
+            seconds += time.perf_counter() - started
+            if not tried:  # nothing tells the first ones apart: any of the equally good
+                worth = worth + 1e-12 * rng.random(len(worth))
+            tried.append(int(np.argmax(worth)))
+            values.append(table.run(tried[-1], rng))
+            posterior = Posterior(terms, table.cells[np.array(tried)], np.array(values))
+            seen = np.unique(tried)
+            recommended.append(int(seen[np.argmax(posterior.logits(table.cells[seen])[0])]))
+        return recommended, seconds / NUM_TRIALS
+
+    return replay
+
+
+def samplers(table: Table, *, full: bool) -> dict[str, Sampler]:
+    found: dict[str, Sampler] = {
+        "random": by_random,
+        "tpe": by_optuna(lambda seed: optuna.samplers.TPESampler(seed=seed)),
+        "model:uniform": by_model("uniform"),
+    }
+    priors = ("informative", "reversed", "misleading", "oracle", "reference", "in_situ", "local")
+    wanted = [prior for prior in table.scores if full or prior in priors]
+    return found | {f"model:{prior}": by_model(prior) for prior in wanted}
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--tables", nargs="+", default=["synthetic-0", "synthetic-1"])
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[1])
+    parser.add_argument("--full", action="store_true", help="rival scores as priors, too")
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    figures: list[dict[str, Any]] = []
+    rows: dict[str, list[Any]] = {
+        "table": [],
+        "sampler": [],
+        "in_flight": [],
+        "repetition": [],
+        "trial": [],
+        "regret": [],
+    }
+    for table in tables(arguments.tables):
+        theirs: dict[str, float] = {}
+        for in_flight, (sampler, replay) in itertools.product(
+            arguments.in_flight, samplers(table, full=arguments.full).items()
+        ):
+            regrets, seconds = [], []
+            for repetition in range(arguments.repetitions):
+                recommended, each = replay(table, np.random.default_rng([repetition, 7]), in_flight)
+                regrets.append(table.truth.max() - table.truth[recommended])
+                seconds.append(each)
+            regret = np.array(regrets)
+            found = summary(regret)
+            theirs = found if sampler == "tpe" and in_flight == 1 else theirs
+            suffix = "" if in_flight == 1 else f"@{in_flight}"
+            name = f"{table.name}/{sampler}{suffix}"
+            ours, other = found["trials_to_half_point"], theirs.get("trials_to_half_point")
+            extra = {**found, "repetitions": arguments.repetitions, "ms_per_suggestion": 1000 * float(np.mean(seconds))}
+            figures.append(figure(name, ours, other, "trials to within half a point", **extra))
+            print(f"{name:40} {found}", flush=True)
+            for repetition, trial in np.ndindex(regret.shape):
+                row = (table.name, sampler, in_flight, repetition, trial + 1, regret[repetition, trial])
+                for column, value in zip(rows.values(), row, strict=True):
+                    column.append(value)
+    if arguments.save:
+        pq.write_table(pa.table(rows), RESULTS / "search_replay.parquet", compression="zstd")
+    hand_in("search_replay", figures, arguments)
+
+
+def tables(names: list[str]) -> Iterator[Table]:
+    for name in names:
+        kind, _, number = name.partition("-")
+        if kind == "synthetic":
+            yield synthetic(int(number))
+        elif number == "smooth":
+            yield smoothed(measured(kind))
+        else:
+            yield measured(name)
+
+
+def summary(regret: np.ndarray) -> dict[str, float]:
+    """Of (repetitions, trials): trials until the recommendation is within half a point and stays there; regrets."""
+    far = regret > CLOSE
+    # The last trial after which it was still off, plus one; one more than there were where it never settled.
+    trials = np.where(far.any(1), regret.shape[1] - np.argmax(far[:, ::-1], axis=1), 0) + 1
+    first = np.where((~far).any(1), np.argmax(~far, axis=1) + 1, regret.shape[1] + 1)
+    return {
+        "trials_to_half_point": float(np.median(first)),
+        "trials_to_stay": float(np.median(trials)),
+        "trials_to_half_point_p90": float(np.quantile(first, 0.9)),
+        "mean_regret_32": float(regret.mean()),
+        "regret_8": float(regret[:, 7].mean()),
+        "regret_16": float(regret[:, 15].mean()),
+        "regret_32": float(regret[:, 31].mean()),
+    }
+
+
+if __name__ == "__main__":
+    main()
