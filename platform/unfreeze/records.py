@@ -210,6 +210,20 @@ class Recommendation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Contender:
+    """A configuration that was run, as the model of the evidence sees it from all trials."""
+
+    selection: str
+    learning_rate: float
+    expected: float  # validation accuracy: what its runs would average to, a lucky one's luck taken out
+    low: float  # 95 % interval of it
+    high: float
+    near_best: float  # probability that no configuration is more than `tolerance` better
+    loss: float  # accuracy that is given away by choosing it, on average
+    tolerance: float = 0.005
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Correlation:
     """Rank correlation of plasticity with validation accuracy. Statistics are None where n is too small for them."""
 
@@ -275,6 +289,7 @@ class Evidence:
     recommendation: Recommendation | None  # None when no trial finished
     final: FinalResult | None  # None before `finalize`
     choices: tuple[Recommendation, ...] = ()  # each selection at its chosen learning rate, best first
+    contenders: tuple[Contender, ...] = ()  # most promising first; empty where the model did not search
     num_tested: int = 0  # trials that search.select_on=test evaluated on the test images, now or in an earlier run
 
 

@@ -1,10 +1,11 @@
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from unfreeze.evidence.recommend import best_configurations, choose_rates, recommend
-from unfreeze.records import TestResult, TrialRecord, TrialState
+from unfreeze.records import Contender, TestResult, TrialRecord, TrialState
 
 MakeRecord = Callable[..., TrialRecord]
 
@@ -150,3 +151,54 @@ def test_a_rate_that_lost_a_seed_is_not_compared(make_record: MakeRecord) -> Non
     records[1] = make_record(1, "mha", [0.9], learning_rate=0.01, seed=1, state=TrialState.DIVERGED)
     choice = next(c for c in choose_rates(records) if c.selection == "mha")
     assert (choice.learning_rate, choice.num_seeds) == (0.1, 2)
+
+
+# --- by the model of the evidence -------------------------------------------------------------------------------------
+
+
+def contender(selection: str, expected: float, *, learning_rate: float = 0.01) -> Contender:
+    return Contender(
+        selection=selection,
+        learning_rate=learning_rate,
+        expected=expected,
+        low=expected - 0.01,
+        high=expected + 0.01,
+        near_best=0.5,
+        loss=0.0,
+    )
+
+
+def test_the_expected_best_is_taken_and_not_the_luckiest_mean(make_record: MakeRecord) -> None:
+    records = [make_record(seed, "mha", [0.80], seed=seed) for seed in range(3)]
+    records += [make_record(3 + seed, "fc1", [0.81], seed=seed) for seed in range(2)]
+    found = recommend(records, contenders=[contender("mha", 0.80), contender("fc1", 0.79)])
+    assert found is not None
+    assert (found.selection, found.num_seeds) == ("mha", 3)
+    found = recommend(records, contenders=[contender("mha", 0.79), contender("fc1", 0.80)])
+    assert found is not None
+    assert (found.selection, found.num_seeds) == ("fc1", 2)  # two seeds will do, although another was run on three
+
+
+def test_what_was_run_once_waits_for_a_second_seed(make_record: MakeRecord) -> None:
+    records = [make_record(0, "mha", [0.9]), make_record(1, "fc1", [0.8]), make_record(2, "fc1", [0.8], seed=1)]
+    expected = [contender("mha", 0.88), contender("fc1", 0.8)]
+    found = recommend(records, contenders=expected)
+    assert found is not None
+    assert found.selection == "fc1"
+    found = recommend(records[:2], contenders=expected)  # nothing was run twice yet
+    assert found is not None
+    assert found.selection == "mha"
+
+
+def test_a_selections_rate_is_chosen_by_expectation_too(make_record: MakeRecord) -> None:
+    records = [make_record(0, "mha", [0.9], learning_rate=0.1), make_record(1, "mha", [0.8], learning_rate=0.01)]
+    expected = [contender("mha", 0.7, learning_rate=0.1), contender("mha", 0.8)]
+    assert [choice.learning_rate for choice in choose_rates(records, contenders=expected)] == [0.01]
+    assert [choice.learning_rate for choice in choose_rates(records)] == [0.1]
+
+
+def test_of_the_runs_one_whose_checkpoint_is_kept_is_exported(make_record: MakeRecord) -> None:
+    kept = replace(make_record(0, "mha", [0.8]), checkpoint="checkpoints/trial-00000/best.safetensors")
+    found = recommend([kept, make_record(1, "mha", [0.9], seed=1)])
+    assert found is not None
+    assert found.trial_ids == ("trial-00000", "trial-00001")

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from unfreeze.evidence.correlate import kendall_interval
-from unfreeze.records import COMPONENTS
-from unfreeze.report.page import html_report, load_line, terminal_report
+from unfreeze.records import COMPONENTS, Contender
+from unfreeze.report.page import html_report, load_line, recommendation_rows, terminal_report
 from unfreeze.report.plasticity import agreement_rows, terminal_plasticity
 from unfreeze.report.settings import flatten, redact
 
@@ -259,3 +259,23 @@ def test_flatten_and_redact():
     }
     assert redact("see http://u:p@h:1/x") == "see http://…@h:1/x"
     assert redact("user@host") == "user@host"
+
+
+@pytest.mark.parametrize(
+    ("near_best", "words"),
+    [
+        (0.93, "settled: within 0.5 points of the best with probability 93%; 0.10 points given away"),
+        (0.6, "undecided: within 0.5 points of the best with probability 60%; next is fc1 (95.00%); 0.10 points"),
+    ],
+)
+def test_the_choice_says_how_sure_it_is(evidence, near_best, words):
+    own, other = (
+        Contender(
+            selection=name, learning_rate=0.01, expected=value, low=value - 0.01, high=0.98, near_best=sure, loss=0.001
+        )
+        for name, value, sure in (("mha+fc1", 0.955, near_best), ("fc1", 0.95, 1 - near_best))
+    )
+    rows = dict(recommendation_rows(dataclasses.replace(evidence, contenders=(own, other))))
+    assert rows["choice"].startswith(words)
+    assert rows["expected accuracy"] == "95.50% [94.50%, 98.00%] (by all trials; 95 %)"
+    assert "choice" not in dict(recommendation_rows(evidence))  # another sampler, or a grid

@@ -126,3 +126,37 @@ def test_a_fit_that_breaks_down_draws_at_random_and_says_so(
     sampler = make_sampler()
     assert sampler.propose([], {}) == sampler.propose([], {})
     assert "drawn at random" in caplog.text
+
+
+# --- how sure a choice is ---------------------------------------------------------------------------------------------
+
+
+def test_a_clear_winner_is_settled_and_costs_nothing(
+    make_sampler: Callable[..., ModelSampler], make_record: MakeRecord
+) -> None:
+    texts = ["mha", "fc1", "fc2", "ln1", "ln2", "mha+fc1", "fc1+fc2", "mha+ln1", "ln1+ln2", "mha+fc2"]
+    records = [
+        make_record(10 * i + seed, text, [0.92 if text == "mha" else 0.6 + 0.002 * seed], seed=seed)
+        for i, text in enumerate(texts)
+        for seed in range(4)
+    ]
+    best, *others = make_sampler(learning_rate_low=0.01, learning_rate_high=0.01).contenders(records)
+    assert (best.selection, best.near_best > 0.8, best.loss < 0.01) == ("mha", True, True)
+    assert best.low < best.expected < best.high
+    assert all(other.near_best < 0.05 and other.loss > 0.1 for other in others)
+    assert [c.expected for c in others] == sorted((c.expected for c in others), reverse=True)
+
+
+def test_two_alike_leave_it_undecided(make_sampler: Callable[..., ModelSampler], make_record: MakeRecord) -> None:
+    records = [make_record(0, "mha", [0.8]), make_record(1, "fc1", [0.8]), make_record(2, "ln1", [0.6])]
+    first, second, _ = make_sampler().contenders(records)
+    assert {first.selection, second.selection} == {"mha", "fc1"}
+    assert first.near_best < 0.9
+    assert first.loss > 0.005
+
+
+def test_only_what_finished_contends(make_sampler: Callable[..., ModelSampler], make_record: MakeRecord) -> None:
+    records = [make_record(0, "mha", [0.8], state=TrialState.STOPPED), make_record(1, "fc1", [0.7])]
+    assert [c.selection for c in make_sampler().contenders(records)] == ["fc1"]
+    assert make_sampler().contenders(records[:1]) == ()
+    assert make_sampler().contenders([]) == ()

@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from unfreeze.records import Recommendation, TestResult, TrialRecord, TrialState
+from unfreeze.records import Contender, Recommendation, TestResult, TrialRecord, TrialState
 
+_ENOUGH_SEEDS = 2  # of a configuration whose expectation is taken for more than one run's luck
 CHOSEN_ON_TEST = "learning rate chosen on test accuracy, as the paper's code does; optimistic"
 
 
@@ -32,39 +33,56 @@ def best_configurations(
 
 
 def recommend(
-    records: Iterable[TrialRecord], *, tests: Mapping[str, TestResult] | None = None
+    records: Iterable[TrialRecord],
+    *,
+    tests: Mapping[str, TestResult] | None = None,
+    contenders: Sequence[Contender] = (),
 ) -> Recommendation | None:
-    """The (selection, learning rate) with the best mean accuracy among those run on the most seeds.
+    """The (selection, learning rate) to take; None when nothing finished.
 
-    A configuration seen with one seed cannot outrank one confirmed with three: its number is the luckiest of many.
-    None when nothing finished. ``tests``: as for `choose_rates`.
+    By the model's expectation where there are ``contenders``, which has the luck of single runs taken out: of those
+    run on two seeds or more, as soon as there are any. Otherwise by mean accuracy, of those run on the most seeds: a
+    configuration seen once cannot outrank one confirmed with three, its number is the luckiest of many. ``tests``: as
+    for `choose_rates`.
     """
-    choices = choose_rates(records, tests=tests)
+    choices = choose_rates(records, tests=tests, contenders=contenders)
     most_seeds = max((choice.num_seeds for choice in choices), default=0)
-    return next((choice for choice in choices if choice.num_seeds == most_seeds), None)
+    enough = min(most_seeds, _ENOUGH_SEEDS) if contenders else most_seeds
+    return next((choice for choice in choices if choice.num_seeds >= enough), None)
 
 
 def choose_rates(
-    records: Iterable[TrialRecord], *, tests: Mapping[str, TestResult] | None = None
+    records: Iterable[TrialRecord],
+    *,
+    tests: Mapping[str, TestResult] | None = None,
+    contenders: Sequence[Contender] = (),
 ) -> list[Recommendation]:
-    """Each selection at the learning rate with its best mean accuracy, best selection first.
+    """Each selection at its best learning rate, best selection first; what is compared is as `recommend` says.
 
-    Of a selection's learning rates those run on the most seeds are compared. Accuracy is that of validation, or, once
-    ``tests`` (trial → its result on the test images, `search.select_on` test alone) has every finished trial, of test.
+    Accuracy is that of validation, or, once ``tests`` (trial → its result on the test images, `search.select_on` test
+    alone) has every finished trial, of test.
     """
     finished = _finished(records)
     if tests is not None and not all(record.spec.trial_id in tests for record in finished):
         tests = None
+    expected = {(c.selection, c.learning_rate): c.expected for c in contenders}
+
+    def rank(choice: Recommendation) -> tuple[float, float, int]:
+        accuracy, parameters = _rank(choice)
+        return expected.get((choice.selection, choice.learning_rate), accuracy), accuracy, parameters
+
     groups: dict[str, dict[float, dict[int, TrialRecord]]] = {}
     for record in finished:  # by seed: the same run twice is no second opinion
         rates = groups.setdefault(record.spec.selection, {})
         rates.setdefault(record.spec.learning_rate, {})[record.spec.seed] = record
     choices = []
     for rates in groups.values():
-        most_seeds = max(len(group) for group in rates.values())
-        candidates = [list(group.values()) for group in rates.values() if len(group) == most_seeds]
-        choices.append(max((_describe(group, tests) for group in candidates), key=_rank))
-    return sorted(choices, key=_rank, reverse=True)
+        enough = max(len(group) for group in rates.values())
+        if contenders:
+            enough = min(enough, _ENOUGH_SEEDS)
+        candidates = [list(group.values()) for group in rates.values() if len(group) >= enough]
+        choices.append(max((_describe(group, tests) for group in candidates), key=rank))
+    return sorted(choices, key=rank, reverse=True)
 
 
 def _describe(group: Sequence[TrialRecord], tests: Mapping[str, TestResult] | None) -> Recommendation:

@@ -19,6 +19,8 @@ from unfreeze.report.plasticity import (
 from unfreeze.report.settings import flatten
 from unfreeze.report.terminal import NOTHING, make_console, make_table, print_lines, text_of, with_interval
 
+SETTLED = 0.9  # probability from which a choice is called settled
+
 _CAPTIONS = {
     "plasticity_by_block": "Plasticity of each component by block; bands are {interval}.",
     "plasticity_distribution": "Plasticity of single pairs (where pairs were crossed: of groups that share images), "
@@ -103,6 +105,7 @@ def recommendation_rows(evidence: Evidence) -> list[tuple[str, str]]:
         ("validation accuracy", f"{mean_and_sd(chosen.val_accuracy, chosen.val_accuracy_sd)} {basis}"),
         ("trainable parameters", f"{chosen.trainable_parameters:,} ({share:.1%} of the model, head included)"),
     ]
+    rows += standing_rows(evidence)
     if chosen.test_accuracy is not None:
         rows.append(("chosen on", chosen_on(chosen)))
         rows.append(("mean test accuracy", f"{mean_and_sd(chosen.test_accuracy, chosen.test_accuracy_sd)} {basis}"))
@@ -111,6 +114,28 @@ def recommendation_rows(evidence: Evidence) -> list[tuple[str, str]]:
         what = "test accuracy" if final.select_on == "val" else "of the exported run"
         rows.append((what, f"{final.test_accuracy:.2%} {interval} (95 % Wilson, n = {final.num_test})"))
     return rows
+
+
+def standing_rows(evidence: Evidence) -> list[tuple[str, str]]:
+    """What the model of the evidence says of the recommendation; nothing where it did not search."""
+    chosen = evidence.recommendation
+    assert chosen is not None
+    standing = {(c.selection, c.learning_rate): c for c in evidence.contenders}
+    own = standing.get((chosen.selection, chosen.learning_rate))
+    if own is None:
+        return []
+    points = f"{100 * own.tolerance:g} points"
+    if own.near_best >= SETTLED:
+        verdict = f"settled: within {points} of the best with probability {own.near_best:.0%}"
+    else:
+        verdict = f"undecided: within {points} of the best with probability {own.near_best:.0%}"
+        rivals = [c for c in evidence.contenders if c.selection != own.selection]
+        if rivals:
+            verdict += f"; next is {rivals[0].selection} ({rivals[0].expected:.2%})"
+    return [
+        ("expected accuracy", f"{own.expected:.2%} [{own.low:.2%}, {own.high:.2%}] (by all trials; 95 %)"),
+        ("choice", f"{verdict}; {100 * own.loss:.2f} points given away on average"),
+    ]
 
 
 def best_trials(evidence: Evidence) -> list[TrialRecord]:

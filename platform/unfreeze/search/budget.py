@@ -1,5 +1,6 @@
 """Which checkpoints a sweep can do without, when together they are larger than it may keep."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from unfreeze.evidence.recommend import best_configurations, recommend
@@ -10,8 +11,8 @@ def losers(records: Sequence[TrialRecord], *, max_bytes: int, keep_top: int) -> 
     """The trials whose best checkpoint is to go, so that the rest fit into ``max_bytes``; fewer where not enough can.
 
     First those that did not finish, which nobody will recommend, then the finished ones, the worst first. Never one
-    that the recommendation may need: the ``keep_top`` best selections (which are run again), those runs, and what is
-    recommended now.
+    that the recommendation may need: the ``keep_top`` best selections (which are run again), configurations that were
+    run more than once, and what is recommended now.
 
     Args:
         records: final ones.
@@ -21,7 +22,8 @@ def losers(records: Sequence[TrialRecord], *, max_bytes: int, keep_top: int) -> 
     if excess <= 0:
         return []
     needed = {record.spec.index for record in best_configurations(records, limit=max(keep_top, 1))}
-    needed |= {record.spec.index for record in records if record.spec.origin == "confirm"}
+    seeds = Counter((record.spec.selection, record.spec.learning_rate) for record in records)
+    needed |= {r.spec.index for r in records if seeds[r.spec.selection, r.spec.learning_rate] > 1}
     chosen = recommend(records)
     recommended = set(chosen.trial_ids) if chosen is not None else set()
     found = []

@@ -5,11 +5,12 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from unfreeze.components.selection import Selection, count_trainable, parse_selection
 from unfreeze.evidence.model import Points, Posterior, Terms
-from unfreeze.records import COMPONENTS, TrialRecord, TrialSpec
+from unfreeze.records import COMPONENTS, Contender, TrialRecord, TrialSpec, TrialState
 from unfreeze.search.sampler import draw_uniformly, observed_value
 from unfreeze.search.space import SearchSpace
 from unfreeze.seeding import derive_seed
@@ -20,6 +21,7 @@ _NUM_RATES = 25  # from the lowest to the highest, evenly in the logarithm
 _MAX_ENUMERATED = 10  # switches: with more, local search in place of every subset
 _NUM_RANDOM, _NUM_STARTS, _NUM_ROUNDS = 48, 3, 3  # of local search
 _FEW_RATES = 5  # of local search, of `_NUM_RATES`
+_NUM_SAMPLES = 1024
 
 
 # One thread: sums in one order, so the same bits wherever a sweep goes on; and many small matrices, for which two
@@ -81,11 +83,53 @@ class ModelSampler:
     def expected(self, records: Sequence[TrialRecord]) -> dict[int, float]:
         """Trial → the accuracy that its configuration is expected to have, seen from all ``records``; those that are
         no points of the model have none."""
-        known = {record.spec.index: record for record in records}
-        posterior, _ = self._posterior([record.spec for record in records], known)
-        points = {index: point for index, record in known.items() if (point := self._point(record.spec)) is not None}
+        posterior, _ = self._after(records)
+        points = {r.spec.index: point for r in records if (point := self._point(r.spec)) is not None}
         expected, _, _ = posterior.accuracies(_join(list(points.values()), len(self._names)))
         return dict(zip(points, expected.tolist(), strict=True))
+
+    @_one_thread
+    def contenders(self, records: Sequence[TrialRecord], *, tolerance: float = 0.005) -> tuple[Contender, ...]:
+        """Every configuration with a finished run, the most promising first.
+
+        Held against each other and, where every subset can be looked at, against each subset at its best rate: what
+        was never run may be better.
+        """
+        finished = {
+            (r.spec.selection, r.spec.learning_rate): point
+            for r in records
+            if r.state is TrialState.FINISHED and (point := self._point(r.spec)) is not None
+        }
+        if not finished:
+            return ()
+        posterior, _ = self._after(records)
+        own = _join(list(finished.values()), len(self._names))
+        rivals = own
+        if self._subsets is not None:
+            grid = self._at_every_rate(self._subsets, self._log_rates)
+            means = posterior.logits(grid)[0].reshape(len(self._subsets), -1)
+            best = np.arange(len(self._subsets)) * means.shape[1] + means.argmax(1)
+            rivals = _join([own, grid[best]], len(self._names))
+        drawn = expit(posterior.samples(rivals, _NUM_SAMPLES))
+        behind = drawn.max(1, keepdims=True) - drawn[:, : len(own)]
+        expected, low, high = posterior.accuracies(own)
+        found = [
+            Contender(
+                selection=selection,
+                learning_rate=rate,
+                expected=float(expected[row]),
+                low=float(low[row]),
+                high=float(high[row]),
+                near_best=float((behind[:, row] <= tolerance).mean()),
+                loss=float(behind[:, row].mean()),
+                tolerance=tolerance,
+            )
+            for row, (selection, rate) in enumerate(finished)
+        ]
+        return tuple(sorted(found, key=lambda contender: -contender.expected))
+
+    def _after(self, records: Sequence[TrialRecord]) -> tuple[Posterior, Points]:
+        return self._posterior([r.spec for r in records], {r.spec.index: r for r in records if r.state.is_final})
 
     # ----------------------------------------------------------------------------------------------------------------
 

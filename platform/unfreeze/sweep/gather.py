@@ -1,15 +1,23 @@
 """A sweep's evidence, gathered from its ledger: reports and MLflow show this and nothing else."""
 
-from unfreeze.errors import StorageError
+from typing import Any
+
+from unfreeze.errors import ConfigError, StorageError
 from unfreeze.evidence.correlate import correlate
 from unfreeze.evidence.recommend import choose_rates, recommend
+from unfreeze.load import load_config
 from unfreeze.records import (
+    Contender,
     Evidence,
+    ModelFacts,
+    PlasticityTable,
+    TrialRecord,
     data_facts_from_dict,
     final_result_from_dict,
     model_facts_from_dict,
     plasticity_table_from_dict,
 )
+from unfreeze.search.standing import stand
 from unfreeze.storage.ledger import Ledger
 
 
@@ -26,6 +34,7 @@ def read_evidence(ledger: Ledger) -> Evidence:
     model, plasticity = model_facts_from_dict(facts["model"]), plasticity_table_from_dict(table)
     trials = tuple(ledger.trials())
     final, opened = ledger.read_json("final.json"), ledger.tests()
+    contenders = _stand(config, model, plasticity, trials)
     tests = opened if config["search"].get("select_on") == "test" else None  # no such choice in older ledgers
     return Evidence(
         sweep=ledger.sweep,
@@ -35,8 +44,18 @@ def read_evidence(ledger: Ledger) -> Evidence:
         plasticity=plasticity,
         trials=trials,
         correlations=correlate(plasticity, trials, model),
-        recommendation=recommend(trials, tests=tests),
+        recommendation=recommend(trials, tests=tests, contenders=contenders),
         final=None if final is None else final_result_from_dict(final),
-        choices=tuple(choose_rates(trials, tests=tests)),
+        choices=tuple(choose_rates(trials, tests=tests, contenders=contenders)),
+        contenders=contenders,
         num_tested=len(opened),
     )
+
+
+def _stand(
+    config: dict[str, Any], model: ModelFacts, plasticity: PlasticityTable, trials: tuple[TrialRecord, ...]
+) -> tuple[Contender, ...]:
+    try:
+        return stand(load_config(config), model, plasticity, trials)
+    except ConfigError:  # another version's: it had no such model
+        return ()

@@ -6,9 +6,9 @@ import ray
 
 from unfreeze.config import Config
 from unfreeze.errors import UnfreezeError
-from unfreeze.evidence.recommend import recommend
 from unfreeze.records import DataFacts, FinalResult, Recommendation
 from unfreeze.storage.ledger import Ledger
+from unfreeze.sweep.gather import read_evidence
 from unfreeze.sweep.resources import plain_errors, worker_resources
 
 
@@ -22,7 +22,7 @@ def open_test(config: Config, ledger: Ledger, data: DataFacts) -> None:
         print("every trial on the test images, to choose as the paper's code does", file=sys.stderr, flush=True)
         with plain_errors():
             ray.get(task(_open_test_for_all).remote(config, ledger, data))
-    recommendation = recommend(ledger.trials(), tests=ledger.tests() if config.search.select_on == "test" else None)
+    recommendation = read_evidence(ledger).recommendation
     if recommendation is None:
         raise UnfreezeError(
             f"no trial of sweep {config.sweep.name!r} finished, so there is nothing to recommend; the records in "
