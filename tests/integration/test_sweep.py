@@ -1,6 +1,5 @@
 """Whole sweeps as a user runs them: the entry script, local Ray, real trials; disturbed, resumed, finished."""
 
-import json
 import signal
 import socket
 import subprocess
@@ -12,29 +11,33 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
+import ray
 import timm
 from processes import Processes
 from safetensors.torch import load_file
 
 import unfreeze.models.tiny  # noqa: F401 - makes `unfreeze_tiny` known to timm
+from unfreeze.config import load_config
+from unfreeze.errors import ClusterError, StorageError, SweepMismatchError
 from unfreeze.records import TrialRecord, TrialState
 from unfreeze.storage.ledger import Ledger
+from unfreeze.sweep.run import run_sweep
 
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 SWEEP_S = 300  # a sweep's wait on a quiet machine, where it takes a minute
-# Long enough that a kill lands in the middle of trials: 10 × 2 to 3 s on two slots.
 OPTIONS = (
     "experiment=demo",
     "sweep.name=test",
     "data.max_train_images=100",
-    "finetune.epochs=20",
     "search.num_trials=8",
     "search.start_learning_rates=[0.1]",
     "search.confirm_top=1",
     "search.confirm_seeds=2",
 )
+BRIEF = "finetune.epochs=8"
+LONG = "finetune.epochs=20"  # long enough that a kill lands in the middle of trials: 10 × 2 to 3 s on two slots
 
 
 class Sweep:
@@ -111,14 +114,28 @@ def closed_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
+def make_sweep(
     tmp_path_factory: pytest.TempPathFactory, module_processes: Processes, environment: Callable[..., dict[str, str]]
-) -> Sweep:
-    """The whole of it, with a Ray that the command starts itself."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    sweep = Sweep(folder, module_processes, environment(folder))
-    sweep.run()
-    return sweep
+) -> Callable[[str], Sweep]:
+    """One that runs to its end, with a Ray that the command starts itself."""
+
+    def make(length: str) -> Sweep:
+        folder = tmp_path_factory.mktemp("sweep")
+        sweep = Sweep(folder, module_processes, environment(folder))
+        sweep.run(length)
+        return sweep
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(make_sweep: Callable[[str], Sweep]) -> Sweep:
+    return make_sweep(BRIEF)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_sweep: Callable[[str], Sweep]) -> Sweep:
+    return make_sweep(LONG)
 
 
 @pytest.fixture
@@ -127,33 +144,27 @@ def alone(tmp_path: Path, processes: Processes, environment: Callable[..., dict[
     return Sweep(tmp_path, processes, environment(tmp_path))
 
 
-@pytest.fixture
-def joined(tmp_path: Path, processes: Processes, environment: Callable[..., dict[str, str]], request: Any) -> Sweep:
-    """Another, on the session's head."""
-    return Sweep(tmp_path, processes, environment(tmp_path, request.getfixturevalue("head")))
-
-
-def test_sweep_answers_with_report_and_model(undisturbed: Sweep) -> None:
-    records = undisturbed.trials
+def test_sweep_answers_with_report_and_model(finished: Sweep) -> None:
+    records = finished.trials
     assert [record.spec.index for record in records] == list(range(10))
     assert {record.state for record in records} <= {TrialState.FINISHED, TrialState.STOPPED}
-    final = undisturbed.ledger.read_json("final.json")
-    assert "Recommendation of test" in undisturbed.log
-    assert f"│ unfreeze             │ {final['selection']} " in undisturbed.log
-    assert (undisturbed.folder / "runs/test/report.html").stat().st_size > 10_000
+    final = finished.ledger.read_json("final.json")
+    assert "Recommendation of test" in finished.log
+    assert f"│ unfreeze             │ {final['selection']} " in finished.log
+    assert (finished.folder / "runs/test/report.html").stat().st_size > 10_000
     assert 0.5 < final["test_correct"] / final["num_test"] <= 1
 
 
-def test_exported_model_loads_into_timm(undisturbed: Sweep) -> None:
-    final = undisturbed.ledger.read_json("final.json")
-    path = undisturbed.folder / "runs/test" / final["export"]
+def test_exported_model_loads_into_timm(finished: Sweep) -> None:
+    final = finished.ledger.read_json("final.json")
+    path = finished.folder / "runs/test" / final["export"]
     model = timm.create_model(final["model_name"], checkpoint_path=str(path), **final["create_kwargs"])
     exported = load_file(path)
     assert all((value == exported[name]).all() for name, value in model.state_dict().items())
 
 
-def test_mlflow_has_one_run_per_trial(undisturbed: Sweep) -> None:
-    client = mlflow.MlflowClient(f"sqlite:///{undisturbed.folder / 'mlflow.db'}")
+def test_mlflow_has_one_run_per_trial(finished: Sweep) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{finished.folder / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("unfreeze").experiment_id])
     trials = sorted(run.data.tags["unfreeze.trial"] for run in runs if "unfreeze.trial" in run.data.tags)
     assert trials == [f"trial-{index:05d}" for index in range(10)]
@@ -164,12 +175,12 @@ def test_mlflow_has_one_run_per_trial(undisturbed: Sweep) -> None:
     assert len(client.search_model_versions("name = 'unfreeze-test'")) == 1
 
 
-def test_finished_sweep_only_prints_its_report(undisturbed: Sweep) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (undisturbed.folder / "runs/test/trials").iterdir()}
-    log = undisturbed.run()
+def test_finished_sweep_only_prints_its_report(finished: Sweep) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished.folder / "runs/test/trials").iterdir()}
+    log = finished.run(BRIEF)
     assert log.count("Recommendation of test") == 2
-    assert before == {path: path.stat().st_mtime_ns for path in (undisturbed.folder / "runs/test/trials").iterdir()}
-    assert undisturbed.ray_starts == 1
+    assert before == {path: path.stat().st_mtime_ns for path in (finished.folder / "runs/test/trials").iterdir()}
+    assert finished.ray_starts == 1
 
 
 @pytest.mark.slow
@@ -182,7 +193,7 @@ def test_kills_leave_the_same_ledger(undisturbed: Sweep, alone: Sweep, processes
     def three_are_final() -> bool:
         return sum(record.state.is_final for record in alone.trials) >= 3
 
-    first = alone.start(f"tracking.uri=http://127.0.0.1:{closed_port()}")
+    first = alone.start(LONG, f"tracking.uri=http://127.0.0.1:{closed_port()}")
     alone.wait_for(running, first, "first reports")
     victim = slot_workers(first)[0]
     victim.send_signal(signal.SIGKILL)
@@ -192,7 +203,7 @@ def test_kills_leave_the_same_ledger(undisturbed: Sweep, alone: Sweep, processes
     processes.wait_for_the_rest()  # Ray's processes follow their driver
     assert not alone.ledger.read_json("final.json")
 
-    alone.run()
+    alone.run(LONG)
     assert comparable(alone.trials) == comparable(undisturbed.trials)
     client = mlflow.MlflowClient(f"sqlite:///{alone.folder / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("unfreeze").experiment_id])
@@ -202,7 +213,7 @@ def test_kills_leave_the_same_ledger(undisturbed: Sweep, alone: Sweep, processes
 @pytest.mark.slow
 def test_two_workers_give_the_numbers_of_one_and_an_interrupt_keeps_them(undisturbed: Sweep, alone: Sweep) -> None:
     """Data-parallel workers see the same global batches; gradients differ in the last bits alone."""
-    process = alone.start("cluster.workers_per_trial=2")
+    process = alone.start(LONG, "cluster.workers_per_trial=2")
     alone.wait_for(lambda: sum(record.state.is_final for record in alone.trials) >= 2, process, "two trials")
     process.send_signal(signal.SIGINT)
     assert alone.wait(process) == 130, alone.log
@@ -216,29 +227,49 @@ def test_two_workers_give_the_numbers_of_one_and_an_interrupt_keeps_them(undistu
         assert [report.val_loss for report in right.reports] == pytest.approx(losses, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("model.name=swin_tiny_patch4_window7_224", "model.weights=random"), "SwinTransformer has no single stack"),
-        (("cluster.num_slots=50",), "50 slot(s) of 1 worker(s) need 50 CPU"),
-    ],
-)
-def test_bad_input_stops_before_a_trial(options: tuple[str, ...], message: str, joined: Sweep) -> None:
-    log = joined.run(*options, code=2)
-    assert message in log
+# --- what the user must mend ------------------------------------------------------------------------------------------
+
+
+def test_bad_input_stops_before_a_trial(
+    tmp_path: Path, processes: Processes, environment: Callable[..., dict[str, str]], head: Any
+) -> None:
+    """By the command, and known only after a worker of the head has built the model; the others are called."""
+    joined = Sweep(tmp_path, processes, environment(tmp_path, head))
+    log = joined.run("model.name=swin_tiny_patch4_window7_224", "model.weights=random", code=2)
+    assert "error: " in log
+    assert "SwinTransformer has no single stack" in log
     assert "Traceback" not in log
-    assert not (joined.folder / "runs/test").exists()  # the name is still free for the mended command
+    assert not (tmp_path / "runs/test").exists()  # the name is still free for the mended command
 
 
-def test_unwritable_storage_stops_at_once(alone: Sweep) -> None:
-    (alone.folder / "file").write_text("")
-    assert "cannot write" in alone.run(f"storage={alone.folder / 'file'}", code=2)
-    assert alone.ray_starts == 0
+def test_more_slots_than_the_cluster_holds_stop_before_a_trial(tmp_path: Path, head: Any) -> None:
+    cluster = {"address": head.address, "num_slots": 50}
+    with pytest.raises(ClusterError, match=r"50 slot\(s\) of 1 worker\(s\) need 50 CPU, the cluster has 2 CPU"):
+        run_sweep(load_config({"storage": str(tmp_path / "runs"), "cluster": cluster}))
+    assert not ray.is_initialized()
+    assert not (tmp_path / "runs/sweep").exists()
 
 
-def test_name_of_another_configuration_is_refused(undisturbed: Sweep) -> None:
-    log = undisturbed.run("finetune.epochs=41", code=2)
-    assert "finetune.epochs: stored 20.0, now 41.0" in log
-    stored = json.loads((undisturbed.folder / "runs/test/config.json").read_text())
-    assert stored["finetune"]["epochs"] == 20.0
-    assert undisturbed.ray_starts == 1
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise AssertionError("Ray is not needed")
+
+    monkeypatch.setattr(ray, "init", refuse)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_unwritable_storage_stops_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        run_sweep(load_config({"storage": str(tmp_path / "file")}))
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_name_of_another_configuration_is_refused(finished: Sweep) -> None:
+    stored = finished.ledger.read_json("config.json")
+    assert stored["finetune"]["epochs"] == 8.0
+    changed = {**stored, "storage": str(finished.folder / "runs"), "finetune": {**stored["finetune"], "epochs": 41.0}}
+    with pytest.raises(SweepMismatchError, match=r"finetune\.epochs: stored 8\.0, now 41\.0"):
+        run_sweep(load_config(changed))
+    assert finished.ledger.read_json("config.json") == stored
