@@ -41,7 +41,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-
 test: $(READY)
 	$(PYTEST) -m "not slow and not real"
 
-# What rightly takes minutes: sweeps that are killed and go on, real weights and images.
+# What rightly takes minutes: sweeps that are killed and go on, the paper's command, real weights and images.
 test-slow: $(READY)
 	$(PYTEST) -m "slow or real"
 

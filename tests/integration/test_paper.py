@@ -14,7 +14,7 @@ from unfreeze.config import Config
 from unfreeze.records import TrialState
 from unfreeze.storage.ledger import Ledger
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = (
@@ -41,6 +41,7 @@ OPTIONS = (
     "search.learning_rates=[0.03,0.3]",
     "search.seeds=[3]",
     "search.concurrency=2",
+    "cluster.num_slots=1",
     "tracking.uri=null",
 )
 
