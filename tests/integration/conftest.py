@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 from processes import Patience, Processes
 from ray._private.authentication_test_utils import reset_auth_token_state
 
-ROOT = Path(__file__).parents[2]
+NICENESS = "0"  # Ray's default of 15 leaves its workers 3 % of a core that anything else wants: minutes become hours
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,11 @@ def head(patience: Patience) -> Iterator[Head]:
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--port=0", "--num-cpus=2"]
     command += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"]
+    # The two ports that `ray start` does not choose by itself; another head on this machine may have them.
+    command += [f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
     own = {
         "OMP_NUM_THREADS": "1",
+        "RAY_worker_niceness": NICENESS,
         "RAY_worker_maximum_startup_concurrency": "8",  # as a sweep's own Ray has it
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     }
@@ -59,6 +63,12 @@ def head(patience: Patience) -> Iterator[Head]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
@@ -72,9 +82,10 @@ def environment() -> Iterator[Callable[..., dict[str, str]]]:
         folders.append(tempfile.mkdtemp(prefix="unfreeze-ray-"))  # for a Ray of its own
         # Token and cache of the test's own; matplotlib's font list is a machine's and takes seconds to make.
         fonts = os.environ.get("MPLCONFIGDIR", matplotlib.get_cachedir())
-        own = {"HOME": str(home), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": fonts, "RAY_TMPDIR": folders[-1]}
+        own = {"HOME": str(home), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": fonts}
+        of_ray = {"RAY_TMPDIR": folders[-1], "RAY_worker_niceness": NICENESS}
         joined = {} if head is None else {**head.variables, "RAY_ADDRESS": head.address}
-        return clean_environment() | own | joined
+        return clean_environment() | own | of_ray | joined
 
     yield make
     for folder in folders:
