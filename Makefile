@@ -1,4 +1,5 @@
-# make demo | test | lint | ui | bench | bench-readme | clean. Each bootstraps .venv from nothing but python3 >= 3.11 with venv and pip.
+# make demo | test | test-slow | lint | ui | bench | bench-readme | clean. Each bootstraps .venv from nothing but
+# python3 >= 3.11 with venv and pip.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -12,7 +13,7 @@ READY := .venv/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 help:
-	@sed -n '1s/^# //p' Makefile
+	@sed -n '1,2s/^# //p' Makefile
 
 .uv/bin/uv:
 	$(PYTHON) -m venv .uv
@@ -34,8 +35,16 @@ lock: | $(UV)
 demo: $(READY)
 	$(BIN)/python sweeps/vit_components.py experiment=demo
 
+# On two cores: a file to one of two processes, the tests that need Ray to one of them, first. WORKERS=0: in this one.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow and not real"
+
+# What rightly takes minutes: sweeps that are killed and go on, the paper's command, real weights and images.
+test-slow: $(READY)
+	$(PYTEST) -m "slow or real"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -60,4 +69,4 @@ bench-readme: $(READY)
 clean:
 	rm -rf runs mlflow.db mlartifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help venv lock demo test lint ui bench bench-readme clean
+.PHONY: help venv lock demo test test-slow lint ui bench bench-readme clean

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ import timm
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from processes import Processes
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -82,17 +82,19 @@ def save(images: Sequence[Image.Image], folder: Path) -> Path:
 # --- the import -------------------------------------------------------------------------------------------------------
 
 
-def test_the_import_costs_nothing_heavy() -> None:
+def test_the_import_costs_nothing_heavy(processes: Processes, tmp_path: Path) -> None:
     code = "import sys, unfreeze; print(*{name.split('.')[0] for name in sys.modules})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    result = processes.run([sys.executable, "-c", code], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     imported = set(result.stdout.split())
     assert "unfreeze" in imported
     assert not imported & {"torch", "ray", "timm", "mlflow", "numpy", "pandas", "matplotlib", "optuna", "boto3"}
 
 
-def test_measuring_needs_neither_ray_nor_a_tracker() -> None:
+def test_measuring_needs_neither_ray_nor_a_tracker(processes: Processes, tmp_path: Path) -> None:
     code = "import sys; from unfreeze import measure; print(*{name.split('.')[0] for name in sys.modules})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    result = processes.run([sys.executable, "-c", code], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     imported = set(result.stdout.split())
     assert "torch" in imported
     assert not imported & {"ray", "mlflow", "optuna", "boto3", "hydra"}

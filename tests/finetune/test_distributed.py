@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -74,29 +73,22 @@ def run_trials(worker: Worker, *, shard: bool = False) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def outcomes(tmp_path_factory: pytest.TempPathFactory, module_processes: Any) -> dict[str, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("workers")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    workers = []
+    for rank in range(2):
+        with (folder / f"{rank}.log").open("wb") as log:
+            command = [sys.executable, __file__, str(rank), str(folder)]
+            workers.append(module_processes.start(command, cwd=folder, log=log, env=environment))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         alone = run_trials(Worker())
-        outputs = [worker.communicate(timeout=300)[0] for worker in workers]
     finally:
         torch.set_num_threads(threads)
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
+    codes = [module_processes.wait(worker, 300) for worker in workers]
+    assert codes == [0, 0], "\n".join((folder / f"{rank}.log").read_text() for rank in range(2))
     first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
     return {"alone": alone, **first, **second}
 

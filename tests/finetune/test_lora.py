@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from processes import Processes
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -240,9 +240,9 @@ def test_adapters_that_are_not_there_cannot_be_trained() -> None:
         unfreeze_only(build("plain"), parse_selection("fc1@1:lora(2)", num_blocks=2), train_head=True)
 
 
-def test_peft_is_not_imported_without_need() -> None:
+def test_peft_is_not_imported_without_need(processes: Processes, tmp_path: Path) -> None:
     code = "import sys, unfreeze.finetune.warm, unfreeze.sweep.finalize; assert 'peft' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    assert processes.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
 
 
 # --- a trial ----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,10 @@ from unfreeze.records import TrialSpec
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "real"
 WEIGHTS = REAL / "weights" / "deit_tiny_patch16_224.safetensors"
-pytestmark = pytest.mark.skipif(not WEIGHTS.is_file(), reason="real weights and images are not in ../shared/real")
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not WEIGHTS.is_file(), reason="real weights and images are not in ../shared/real"),
+]
 
 NUM_STEPS, WARMUP, BATCH, IMAGE_SIZE = 50, 5, 8, 64
 # What the paper's code leaves trained, as parts of timm's names (final norm and classifier always are), and at which

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,26 +124,17 @@ def validate(module: nn.Module, part: Part, base: BaseModel, rank: int, world_si
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, module_processes: Any) -> Path:
     """Where the two workers have left their results."""
     folder = tmp_path_factory.mktemp("workers")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [worker.communicate(timeout=300)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
+    workers = []
+    for rank in range(2):
+        with (folder / f"{rank}.log").open("wb") as log:
+            command = [sys.executable, __file__, str(rank), str(folder)]
+            workers.append(module_processes.start(command, cwd=folder, log=log, env=environment))
+    codes = [module_processes.wait(worker, 300) for worker in workers]
+    assert codes == [0, 0], "\n".join((folder / f"{rank}.log").read_text() for rank in range(2))
     return folder
 
 

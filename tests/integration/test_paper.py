@@ -1,19 +1,20 @@
 """The paper's command as a user runs it, on the tiny model and digits: one set fails, the other chooses on test."""
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 import pytest
+from processes import Processes
 
 from unfreeze.config import Config
 from unfreeze.records import TrialState
 from unfreeze.storage.ledger import Ledger
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = (
@@ -40,34 +41,33 @@ OPTIONS = (
     "search.learning_rates=[0.03,0.3]",
     "search.seeds=[3]",
     "search.concurrency=2",
+    "cluster.num_slots=1",
     "tracking.uri=null",
 )
 
 
-def run_paper(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    own = {
-        "HOME": str(folder),
-        "OMP_NUM_THREADS": "1",
-        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", matplotlib.get_cachedir()),
-    }
-    return subprocess.run(
-        [sys.executable, str(ROOT / "sweeps/paper.py"), *OPTIONS, *options],
-        cwd=folder,
-        env={k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | own,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_paper(tmp_path: Path, processes: Processes, environment: Callable[..., dict[str, str]], head: Any) -> Run:
+    """The command on the session's head, with further options; it takes a minute on a quiet machine."""
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, ROOT / "sweeps/paper.py", *OPTIONS, *options]
+        return processes.run(command, cwd=tmp_path, quiet_s=300, env=environment(tmp_path, head))
+
+    return run
 
 
 def times(folder: Path, pattern: str) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (folder / "runs/paper-pet").glob(pattern)}
 
 
-def test_one_set_fails_and_the_other_s_grid_is_run_then_chosen_from_on_test(tmp_path: Path) -> None:
+def test_one_set_fails_and_the_other_s_grid_is_run_then_chosen_from_on_test(run_paper: Run, tmp_path: Path) -> None:
     """Cifar10's name is taken by another configuration; Pet's four trials run once, and are chosen from twice."""
     Ledger(str(tmp_path / "runs"), "paper-cifar10").claim(Config())
-    first = run_paper(tmp_path)
+    first = run_paper()
     assert first.returncode == 2, first.stderr
     assert "1 of 2 sets failed" in first.stderr
     assert "cifar10: sweep 'paper-cifar10'" in first.stderr
@@ -88,7 +88,7 @@ def test_one_set_fails_and_the_other_s_grid_is_run_then_chosen_from_on_test(tmp_
     assert "pet: validation accuracy, learning rate chosen on validation accuracy." in first.stdout
 
     before = times(tmp_path, "trials/*.json")
-    published = run_paper(tmp_path, "search.select_on=test")
+    published = run_paper("search.select_on=test")
     assert published.returncode == 2
     assert before == times(tmp_path, "trials/*.json")
     tests, final = ledger.tests(), ledger.read_json("final.json")
@@ -100,7 +100,7 @@ def test_one_set_fails_and_the_other_s_grid_is_run_then_chosen_from_on_test(tmp_
     assert "Test images were opened for every trial: learning rate chosen on test accuracy" in page
 
     before = times(tmp_path, "**/*.json")
-    again = run_paper(tmp_path, "search.select_on=test")  # nothing is left to do
+    again = run_paper("search.select_on=test")  # nothing is left to do
     assert again.stdout == published.stdout
     assert before == times(tmp_path, "**/*.json")
     assert json.loads((tmp_path / "runs/paper-cifar10/config.json").read_text())["search"]["space"] == "components"

@@ -1,67 +1,86 @@
 """Whole sweeps as a user runs them: the entry script, local Ray, real trials; disturbed, resumed, finished."""
 
-import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import mlflow
 import psutil
 import pytest
+import ray
 import timm
+from processes import Processes
 from safetensors.torch import load_file
 
 import unfreeze.models.tiny  # noqa: F401 - makes `unfreeze_tiny` known to timm
+from unfreeze.errors import ClusterError, StorageError, SweepMismatchError
+from unfreeze.load import load_config
 from unfreeze.records import TrialRecord, TrialState
 from unfreeze.storage.ledger import Ledger
+from unfreeze.sweep.run import run_sweep
 
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 300
-# Long enough that a kill lands in the middle of trials: 10 × 2 to 3 s on two slots.
+SWEEP_S = 300  # a sweep's wait on a quiet machine, where it takes a minute
 OPTIONS = (
     "experiment=demo",
     "sweep.name=test",
     "data.max_train_images=100",
-    "finetune.epochs=20",
     "search.num_trials=8",
     "search.start_learning_rates=[0.1]",
     "search.confirm_top=1",
     "search.confirm_seeds=2",
 )
+BRIEF = "finetune.epochs=8"
+LONG = "finetune.epochs=20"  # long enough that a kill lands in the middle of trials: 10 × 2 to 3 s on two slots
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(ROOT / "sweeps/vit_components.py"), *OPTIONS, *options]
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment(folder))
+class Sweep:
+    """The command in a folder of its own, and what it has left there; with Ray of its own, or joined to a head."""
 
+    def __init__(self, folder: Path, processes: Processes, environment: dict[str, str]) -> None:
+        self.folder, self._processes, self._environment = folder, processes, environment
 
-def environment(folder: Path) -> dict[str, str]:
-    # Token and cache of the test's own; matplotlib's font list is a machine's and takes seconds to make.
-    fonts = os.environ.get("MPLCONFIGDIR", matplotlib.get_cachedir())
-    own = {"HOME": str(folder), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": fonts}
-    return {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | own
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, ROOT / "sweeps/vit_components.py", *OPTIONS, *options]
+        with (self.folder / "log.txt").open("ab") as log:
+            return self._processes.start(command, cwd=self.folder, log=log, env=self._environment)
 
+    def run(self, *options: str, code: int = 0) -> str:
+        """The log of all that ran here so far."""
+        assert self.wait(self.start(*options)) == code, self.log
+        return self.log
 
-def run(folder: Path, *options: str) -> str:
-    process = start(folder, *options)
-    code = process.wait(TIMEOUT_S)
-    log = (folder / "log.txt").read_text()
-    assert code == 0, log
-    return log
+    def wait(self, process: subprocess.Popen[bytes]) -> int:
+        return self._processes.wait(process, SWEEP_S)
 
+    def wait_for(self, condition: Callable[[], Any], process: subprocess.Popen[bytes], what: str) -> Any:
+        def found() -> Any:
+            assert process.poll() is None, f"the sweep ended before {what}: {self.log}"
+            return condition()
 
-def ledger_of(folder: Path) -> Ledger:
-    return Ledger(str(folder / "runs"), "test")
+        return self._processes.patience.wait(found, SWEEP_S, what)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log.txt").read_text()
+
+    @property
+    def ray_starts(self) -> int:
+        return len(list(Path(self._environment["RAY_TMPDIR"]).glob("ray/session_2*")))
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(str(self.folder / "runs"), "test")
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        return self.ledger.trials()
 
 
 def comparable(records: list[TrialRecord]) -> list[Any]:
@@ -75,16 +94,6 @@ def comparable(records: list[TrialRecord]) -> list[Any]:
         )
         for record in records
     ]
-
-
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes], what: str) -> Any:
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        assert process.poll() is None, f"the sweep ended before {what}"
-        time.sleep(0.1)
-    raise AssertionError(f"no {what} in {TIMEOUT_S} s")
 
 
 def slot_workers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -105,34 +114,57 @@ def closed_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    run(folder)
-    return folder
+def make_sweep(
+    tmp_path_factory: pytest.TempPathFactory, module_processes: Processes, environment: Callable[..., dict[str, str]]
+) -> Callable[[str], Sweep]:
+    """One that runs to its end, with a Ray that the command starts itself."""
+
+    def make(length: str) -> Sweep:
+        folder = tmp_path_factory.mktemp("sweep")
+        sweep = Sweep(folder, module_processes, environment(folder))
+        sweep.run(length)
+        return sweep
+
+    return make
 
 
-def test_sweep_answers_with_report_and_model(undisturbed: Path) -> None:
-    records = ledger_of(undisturbed).trials()
+@pytest.fixture(scope="module")
+def finished(make_sweep: Callable[[str], Sweep]) -> Sweep:
+    return make_sweep(BRIEF)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_sweep: Callable[[str], Sweep]) -> Sweep:
+    return make_sweep(LONG)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, processes: Processes, environment: Callable[..., dict[str, str]]) -> Sweep:
+    """Another, that starts Ray itself."""
+    return Sweep(tmp_path, processes, environment(tmp_path))
+
+
+def test_sweep_answers_with_report_and_model(finished: Sweep) -> None:
+    records = finished.trials
     assert [record.spec.index for record in records] == list(range(10))
     assert {record.state for record in records} <= {TrialState.FINISHED, TrialState.STOPPED}
-    final = ledger_of(undisturbed).read_json("final.json")
-    log = (undisturbed / "log.txt").read_text()
-    assert "Recommendation of test" in log
-    assert f"│ unfreeze             │ {final['selection']} " in log
-    assert (undisturbed / "runs/test/report.html").stat().st_size > 10_000
+    final = finished.ledger.read_json("final.json")
+    assert "Recommendation of test" in finished.log
+    assert f"│ unfreeze             │ {final['selection']} " in finished.log
+    assert (finished.folder / "runs/test/report.html").stat().st_size > 10_000
     assert 0.5 < final["test_correct"] / final["num_test"] <= 1
 
 
-def test_exported_model_loads_into_timm(undisturbed: Path) -> None:
-    final = ledger_of(undisturbed).read_json("final.json")
-    path = undisturbed / "runs/test" / final["export"]
+def test_exported_model_loads_into_timm(finished: Sweep) -> None:
+    final = finished.ledger.read_json("final.json")
+    path = finished.folder / "runs/test" / final["export"]
     model = timm.create_model(final["model_name"], checkpoint_path=str(path), **final["create_kwargs"])
     exported = load_file(path)
     assert all((value == exported[name]).all() for name, value in model.state_dict().items())
 
 
-def test_mlflow_has_one_run_per_trial(undisturbed: Path) -> None:
-    client = mlflow.MlflowClient(f"sqlite:///{undisturbed / 'mlflow.db'}")
+def test_mlflow_has_one_run_per_trial(finished: Sweep) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{finished.folder / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("unfreeze").experiment_id])
     trials = sorted(run.data.tags["unfreeze.trial"] for run in runs if "unfreeze.trial" in run.data.tags)
     assert trials == [f"trial-{index:05d}" for index in range(10)]
@@ -143,51 +175,51 @@ def test_mlflow_has_one_run_per_trial(undisturbed: Path) -> None:
     assert len(client.search_model_versions("name = 'unfreeze-test'")) == 1
 
 
-def test_finished_sweep_only_prints_its_report(undisturbed: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (undisturbed / "runs/test/trials").iterdir()}
-    started = time.monotonic()
-    log = run(undisturbed)
+def test_finished_sweep_only_prints_its_report(finished: Sweep) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished.folder / "runs/test/trials").iterdir()}
+    log = finished.run(BRIEF)
     assert log.count("Recommendation of test") == 2
-    assert before == {path: path.stat().st_mtime_ns for path in (undisturbed / "runs/test/trials").iterdir()}
-    assert time.monotonic() - started < 60
+    assert before == {path: path.stat().st_mtime_ns for path in (finished.folder / "runs/test/trials").iterdir()}
+    assert finished.ray_starts == 1
 
 
-def test_kills_leave_the_same_ledger(undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_kills_leave_the_same_ledger(undisturbed: Sweep, alone: Sweep, processes: Processes) -> None:
     """A slot's worker, then the driver are killed in mid-trial, MLflow is unreachable: nothing lost or done twice."""
-    ledger = ledger_of(tmp_path)
 
     def running() -> list[TrialRecord]:
-        return [r for r in ledger.trials() if r.state is TrialState.RUNNING and len(r.reports) >= 2]
+        return [r for r in alone.trials if r.state is TrialState.RUNNING and len(r.reports) >= 2]
 
-    first = start(tmp_path, f"tracking.uri=http://127.0.0.1:{closed_port()}")
-    wait_for(running, first, "first reports")
+    def three_are_final() -> bool:
+        return sum(record.state.is_final for record in alone.trials) >= 3
+
+    first = alone.start(LONG, f"tracking.uri=http://127.0.0.1:{closed_port()}")
+    alone.wait_for(running, first, "first reports")
     victim = slot_workers(first)[0]
     victim.send_signal(signal.SIGKILL)
-    wait_for(lambda: any(r.attempts > 1 for r in ledger.trials()), first, "trial taken up again")
-    wait_for(lambda: sum(r.state.is_final for r in ledger.trials()) >= 3 and running(), first, "trial to interrupt")
-    children = psutil.Process(first.pid).children(recursive=True)
+    alone.wait_for(lambda: any(r.attempts > 1 for r in alone.trials), first, "trial taken up again")
+    alone.wait_for(lambda: three_are_final() and running(), first, "trial to interrupt")
     first.send_signal(signal.SIGKILL)
-    first.wait(TIMEOUT_S)
-    psutil.wait_procs(children, timeout=60)  # Ray's processes follow their driver
-    assert not ledger.read_json("final.json")
+    processes.wait_for_the_rest()  # Ray's processes follow their driver
+    assert not alone.ledger.read_json("final.json")
 
-    run(tmp_path)
-    assert comparable(ledger.trials()) == comparable(ledger_of(undisturbed).trials())
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    alone.run(LONG)
+    assert comparable(alone.trials) == comparable(undisturbed.trials)
+    client = mlflow.MlflowClient(f"sqlite:///{alone.folder / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("unfreeze").experiment_id])
     assert sum("unfreeze.trial" in run.data.tags for run in runs) == 10
 
 
-def test_two_workers_give_the_numbers_of_one_and_an_interrupt_keeps_them(undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_workers_give_the_numbers_of_one_and_an_interrupt_keeps_them(undisturbed: Sweep, alone: Sweep) -> None:
     """Data-parallel workers see the same global batches; gradients differ in the last bits alone."""
-    ledger = ledger_of(tmp_path)
-    process = start(tmp_path, "cluster.workers_per_trial=2")
-    wait_for(lambda: sum(r.state.is_final for r in ledger.trials()) >= 2, process, "two trials")
+    process = alone.start(LONG, "cluster.workers_per_trial=2")
+    alone.wait_for(lambda: sum(record.state.is_final for record in alone.trials) >= 2, process, "two trials")
     process.send_signal(signal.SIGINT)
-    assert process.wait(TIMEOUT_S) == 130, (tmp_path / "log.txt").read_text()
-    assert "run the same command" in (tmp_path / "log.txt").read_text()
-    two = ledger.trials()
-    one = ledger_of(undisturbed).trials()[: len(two)]
+    assert alone.wait(process) == 130, alone.log
+    assert "run the same command" in alone.log
+    two = alone.trials
+    one = undisturbed.trials[: len(two)]
     assert [record.spec for record in one] == [record.spec for record in two]
     assert TrialState.FAILED not in {record.state for record in two}
     for left, right in zip(one[:2], two[:2], strict=True):
@@ -195,31 +227,49 @@ def test_two_workers_give_the_numbers_of_one_and_an_interrupt_keeps_them(undistu
         assert [report.val_loss for report in right.reports] == pytest.approx(losses, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("model.name=swin_tiny_patch4_window7_224", "model.weights=random"), "SwinTransformer has no single stack"),
-        (("cluster.num_slots=50",), "50 slot(s) of 1 worker(s) need 50 CPU"),
-    ],
-)
-def test_bad_input_stops_before_a_trial(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    process = start(tmp_path, *options)
-    assert process.wait(TIMEOUT_S) == 2
-    log = (tmp_path / "log.txt").read_text()
-    assert message in log
+# --- what the user must mend ------------------------------------------------------------------------------------------
+
+
+def test_bad_input_stops_before_a_trial(
+    tmp_path: Path, processes: Processes, environment: Callable[..., dict[str, str]], head: Any
+) -> None:
+    """By the command, and known only after a worker of the head has built the model; the others are called."""
+    joined = Sweep(tmp_path, processes, environment(tmp_path, head))
+    log = joined.run("model.name=swin_tiny_patch4_window7_224", "model.weights=random", code=2)
+    assert "error: " in log
+    assert "SwinTransformer has no single stack" in log
     assert "Traceback" not in log
     assert not (tmp_path / "runs/test").exists()  # the name is still free for the mended command
 
 
+def test_more_slots_than_the_cluster_holds_stop_before_a_trial(tmp_path: Path, head: Any) -> None:
+    cluster = {"address": head.address, "num_slots": 50}
+    with pytest.raises(ClusterError, match=r"50 slot\(s\) of 1 worker\(s\) need 50 CPU, the cluster has 2 CPU"):
+        run_sweep(load_config({"storage": str(tmp_path / "runs"), "cluster": cluster}))
+    assert not ray.is_initialized()
+    assert not (tmp_path / "runs/sweep").exists()
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise AssertionError("Ray is not needed")
+
+    monkeypatch.setattr(ray, "init", refuse)
+
+
+@pytest.mark.usefixtures("no_ray")
 def test_unwritable_storage_stops_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    process = start(tmp_path, f"storage={tmp_path / 'file'}")
-    assert process.wait(TIMEOUT_S) == 2
-    assert "cannot write" in (tmp_path / "log.txt").read_text()
+    with pytest.raises(StorageError, match="cannot write"):
+        run_sweep(load_config({"storage": str(tmp_path / "file")}))
 
 
-def test_name_of_another_configuration_is_refused(undisturbed: Path) -> None:
-    process = start(undisturbed, "finetune.epochs=41")
-    assert process.wait(TIMEOUT_S) == 2
-    assert "finetune.epochs: stored 20.0, now 41.0" in (undisturbed / "log.txt").read_text()
-    assert json.loads((undisturbed / "runs/test/config.json").read_text())["finetune"]["epochs"] == 20.0
+@pytest.mark.usefixtures("no_ray")
+def test_name_of_another_configuration_is_refused(finished: Sweep) -> None:
+    stored = finished.ledger.read_json("config.json")
+    assert stored["finetune"]["epochs"] == 8.0
+    changed = {**stored, "storage": str(finished.folder / "runs"), "finetune": {**stored["finetune"], "epochs": 41.0}}
+    with pytest.raises(SweepMismatchError, match=r"finetune\.epochs: stored 8\.0, now 41\.0"):
+        run_sweep(load_config(changed))
+    assert finished.ledger.read_json("config.json") == stored

@@ -15,6 +15,7 @@ from unfreeze.records import TrialRecord, TrialSpec, TrialState
 from unfreeze.search.planner import Planner
 from unfreeze.search.sampler import observed_value
 
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # a busy machine is slow, not wrong
 MakePlanner = Callable[..., Planner]
 FakeTrial = Callable[[TrialSpec], TrialRecord]
 
@@ -77,7 +78,7 @@ def test_the_fake_sweep_is_worth_its_name(reference: dict[int, TrialRecord]) -> 
     assert len(reference) == 14 + 2 * 2
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=UNCHECKED)
 @given(seed=st.integers(0, 2**32), slots=st.integers(1, 6))
 def test_the_order_of_completion_changes_nothing(
     seed: int, slots: int, reference: dict[int, TrialRecord], make_planner: MakePlanner, fake_trial: FakeTrial
@@ -86,7 +87,7 @@ def test_the_order_of_completion_changes_nothing(
     assert specs(records) == specs(reference)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=UNCHECKED)
 @given(seed=st.integers(0, 2**32), cut=st.integers(0, 18))
 def test_the_crash_point_changes_nothing(
     seed: int, cut: int, reference: dict[int, TrialRecord], make_planner: MakePlanner, fake_trial: FakeTrial
@@ -329,7 +330,7 @@ def test_a_sweep_where_everything_fails_ends(make_planner: MakePlanner) -> None:
 # --- accuracy against cost --------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=UNCHECKED)
 @given(seed=st.integers(0, 2**32), slots=st.integers(1, 6))
 def test_two_objectives_are_as_deterministic_as_one(
     seed: int, slots: int, make_planner: MakePlanner, fake_trial: FakeTrial

@@ -1,17 +1,20 @@
 """Sweeps one after another, some of which fail; and the command that runs the paper's."""
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import Processes
 
 from unfreeze.config import Config, SweepConfig
 from unfreeze.errors import DataError, SweepInterrupted
 from unfreeze.sweep import campaign
 from unfreeze.sweep.campaign import run_campaign
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 
@@ -57,20 +60,14 @@ def test_an_interrupt_ends_it_all(signal: BaseException, monkeypatch: pytest.Mon
     assert begun == ["paper-pet"]
 
 
-def run_paper(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SWEEPS / "paper.py"), *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+@pytest.fixture
+def run_paper(processes: Processes, tmp_path: Path) -> Run:
+    return lambda *options: processes.run([sys.executable, SWEEPS / "paper.py", *options], cwd=tmp_path, quiet_s=120)
 
 
-def test_the_dry_run_of_all_eleven_sets(tmp_path: Path) -> None:
+def test_the_dry_run_of_all_eleven_sets(run_paper: Run, tmp_path: Path) -> None:
     """924 runs; of the tiny model here, because ViT-B takes seconds to build."""
-    done = run_paper(tmp_path, "dry_run=true", "model=tiny", "model.name=unfreeze_tiny")
+    done = run_paper("dry_run=true", "model=tiny", "model.name=unfreeze_tiny")
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if line[:1] == "│"]
     assert rows[-1][:5] == ["total", "924", "", "", "5,118 M"]
@@ -89,8 +86,10 @@ def test_the_dry_run_of_all_eleven_sets(tmp_path: Path) -> None:
         (("search.select_on=tset",), "search.select_on"),
     ],
 )
-def test_a_wrong_command_starts_nothing(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    done = run_paper(tmp_path, *arguments)
+def test_a_wrong_command_starts_nothing(
+    arguments: tuple[str, ...], message: str, run_paper: Run, tmp_path: Path
+) -> None:
+    done = run_paper(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

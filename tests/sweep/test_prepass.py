@@ -1,4 +1,4 @@
-"""What is measured, recalled and kept, with Ray's calls made in this process, but for one test."""
+"""What is measured, recalled and kept, with Ray's calls made in this process; tests/integration has Ray's own."""
 
 import contextlib
 import json
@@ -293,22 +293,6 @@ def test_the_loss_of_the_first_actor_while_it_loads_is_said_plainly(
     with pytest.raises(ClusterError):
         pre_pass(make(), ledger_of(make()))
     assert calls["killed"] == 1
-
-
-@pytest.mark.ray
-def test_a_pre_pass_on_ray_is_recalled_without_it(make: Make) -> None:
-    """The real thing, once."""
-    config = make()
-    table = measure_once(config)
-    assert not ray.is_initialized()
-    assert {row.num_pairs for row in table.rows} == {12}
-
-    def refuse(**_: Any) -> None:
-        raise AssertionError("Ray is not needed")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray, "init", refuse)
-        assert measure_once(config) == table
 
 
 def test_a_table_from_before_rankings_and_bounds_is_read() -> None:

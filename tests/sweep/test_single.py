@@ -1,11 +1,11 @@
 """One trial without Ray: its price on the embedded model and digits, and the command that prints it."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import Processes
 
 from unfreeze.errors import ConfigError
 from unfreeze.load import load_config
@@ -45,16 +45,11 @@ def test_predicted_against_measured(tmp_path: Path) -> None:
     assert line.endswith("the prediction is off by +25%")
 
 
-def test_the_command_prices_and_writes_nothing(tmp_path: Path) -> None:
+def test_the_command_prices_and_writes_nothing(processes: Processes, tmp_path: Path) -> None:
     arguments = [f"data.cache_dir={tmp_path}/cache", f"storage={tmp_path}/runs", "data.max_train_images=40"]
-    done = subprocess.run(
-        [sys.executable, "sweeps/finetune.py", "dry_run=true", "trial.selection=fc1", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    command = [sys.executable, "sweeps/finetune.py", "dry_run=true", "trial.selection=fc1", *arguments]
+    done = processes.run(command, cwd=REPOSITORY, quiet_s=120)
+    assert done.returncode == 0, done.stderr
     assert "Predicted; nothing was trained" in done.stdout
     assert re.search(r"train\s+│ fc1", done.stdout)
     assert "val accuracy" not in done.stdout

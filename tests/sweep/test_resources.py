@@ -1,0 +1,168 @@
+"""Slots that fit a cluster, and how Ray is started or joined; no Ray is."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+import unfreeze
+from unfreeze.config import ClusterConfig
+from unfreeze.errors import ClusterError, ModelError
+from unfreeze.sweep.resources import count_slots, plain_errors, ray_cluster, worker_resources
+
+Cluster = Callable[..., None]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """(what the cluster has, what an autoscaler may make of it)."""
+
+    def build(there: dict[str, float], ceiling: dict[str, float] | None = None) -> None:
+        monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+        monkeypatch.setattr(ray._private.state.state, "get_max_resources_from_cluster_config", lambda: ceiling)
+
+    return build
+
+
+# --- slots ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "there", "fitting"),
+    [
+        ({}, {"CPU": 2.0}, 2),
+        ({}, {"CPU": 2.0, "memory": 1e9, "node:10.0.0.1": 1.0}, 2),
+        ({"workers_per_trial": 3}, {"CPU": 8.0}, 2),
+        ({"cpus_per_worker": 1.5}, {"CPU": 4.0}, 2),
+        ({"cpus_per_worker": 0.1}, {"CPU": 1.0}, 10),  # 1 / 0.1 is 10 although 0.1 is no binary fraction
+        ({"cpus_per_worker": 0.1, "workers_per_trial": 3}, {"CPU": 3.0}, 10),  # 0.1 × 3 is a little more than 0.3
+        ({"gpus_per_worker": 1.0}, {"CPU": 16.0, "GPU": 4.0}, 4),
+        ({"gpus_per_worker": 1.0}, {"CPU": 3.0, "GPU": 4.0}, 3),  # the scarcer of the two
+        ({"gpus_per_worker": 0.25}, {"CPU": 16.0, "GPU": 2.0}, 8),
+        ({"gpus_per_worker": 0.5, "workers_per_trial": 2}, {"CPU": 16.0, "GPU": 3.0}, 3),
+        ({"gpus_per_worker": 0.0}, {"CPU": 2.0, "GPU": 8.0}, 2),  # GPUs that nobody asked for
+    ],
+)
+def test_as_many_slots_as_fit(options: dict[str, Any], there: dict[str, float], fitting: int, cluster: Cluster) -> None:
+    cluster(there)
+    assert count_slots(ClusterConfig(**options), concurrency=100) == fitting
+    assert count_slots(ClusterConfig(**options, num_slots=fitting), concurrency=100) == fitting
+    with pytest.raises(ClusterError, match=rf"^{fitting + 1} slot\(s\)"):
+        count_slots(ClusterConfig(**options, num_slots=fitting + 1), concurrency=100)
+
+
+def test_auto_starts_no_more_than_trials_in_flight_and_a_number_is_kept(cluster: Cluster) -> None:
+    cluster({"CPU": 8.0})
+    assert count_slots(ClusterConfig(), concurrency=3) == 3
+    assert count_slots(ClusterConfig(num_slots=5), concurrency=3) == 5
+    assert count_slots(ClusterConfig(num_slots=5), concurrency=8) == 5
+
+
+def test_what_an_autoscaler_may_add_counts(cluster: Cluster) -> None:
+    cluster({"CPU": 1.0}, {"CPU": 16.0, "GPU": 4.0})
+    config = ClusterConfig(gpus_per_worker=1.0)
+    assert count_slots(config, concurrency=100) == 4
+    cluster({"CPU": 8.0, "GPU": 6.0}, {"CPU": 16.0, "GPU": 4.0})  # nodes that joined by hand
+    assert count_slots(config, concurrency=100) == 6
+    with pytest.raises(ClusterError, match=r"the cluster has 16 CPU, 6 GPU"):
+        count_slots(ClusterConfig(gpus_per_worker=1.0, num_slots=7), concurrency=100)
+
+
+@pytest.mark.parametrize("there", [{}, {"CPU": 0.5}])
+def test_auto_needs_room_for_one(there: dict[str, float], cluster: Cluster) -> None:
+    cluster(there)
+    have = there.get("CPU", 0)
+    with pytest.raises(ClusterError, match=rf"^1 slot\(s\) of 1 worker\(s\) need 1 CPU, the cluster has {have:g} CPU;"):
+        count_slots(ClusterConfig(), concurrency=4)
+
+
+def test_the_error_says_what_was_asked_for_and_what_there_is(cluster: Cluster) -> None:
+    cluster({"CPU": 2.0, "GPU": 1.0})
+    with pytest.raises(ClusterError) as caught:
+        count_slots(
+            ClusterConfig(num_slots=50, workers_per_trial=2, cpus_per_worker=0.5, gpus_per_worker=0.25), concurrency=4
+        )
+    assert str(caught.value) == (
+        "50 slot(s) of 2 worker(s) need 50 CPU, 25 GPU, the cluster has 2 CPU, 1 GPU; lower cluster.num_slots, "
+        "cluster.workers_per_trial or the resources per worker"
+    )
+
+
+def test_a_worker_s_resources_are_ray_s_options() -> None:
+    config = ClusterConfig(cpus_per_worker=0.5, gpus_per_worker=0.25)
+    assert worker_resources(config) == {"num_cpus": 0.5, "num_gpus": 0.25}
+
+
+# --- started or joined ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `ray.init` was called with; an empty dict for `ray.shutdown`."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(os, "environ", {name: value for name, value in os.environ.items() if name[:4] != "RAY_"})
+    monkeypatch.setattr(ray, "init", lambda **options: made.append(options))
+    monkeypatch.setattr(ray, "shutdown", lambda: made.append({}))
+    return made
+
+
+def test_without_an_address_ray_is_started_here_and_ended(calls: list[dict[str, Any]]) -> None:
+    with ray_cluster(ClusterConfig(start_timeout_s=7.0)):
+        assert os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "7.0"
+    assert len(calls) == 2
+    assert calls[0]["address"] == "local"
+    assert calls[0]["num_cpus"] == os.cpu_count()
+    assert "runtime_env" not in calls[0]
+    assert calls[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "joined"),
+    [("head:6379", None, "head:6379"), (None, "job:6379", "job:6379"), ("head:6379", "job:6379", "head:6379")],
+)
+def test_an_address_is_joined_and_the_package_travels(
+    option: str | None, variable: str | None, joined: str, calls: list[dict[str, Any]]
+) -> None:
+    if variable:
+        os.environ["RAY_ADDRESS"] = variable
+    with ray_cluster(ClusterConfig(address=option)):
+        assert len(calls) == 1
+    assert calls[0]["address"] == joined
+    assert calls[0]["runtime_env"] == {"py_modules": [str(Path(unfreeze.__file__).parent)]}
+    assert "num_cpus" not in calls[0]
+    assert calls[1] == {}
+
+
+def test_ray_is_ended_when_the_sweep_fails(calls: list[dict[str, Any]]) -> None:
+    with pytest.raises(ModelError), ray_cluster(ClusterConfig()):
+        raise ModelError("broken")
+    assert calls[1] == {}
+
+
+@pytest.mark.parametrize("error", [ConnectionError("refused"), RuntimeError("no token"), ValueError("no port")])
+def test_a_cluster_that_does_not_answer_is_named(
+    error: Exception, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with (
+        pytest.raises(ClusterError, match=rf"no Ray cluster answers at 'head:6379': {error}; check cluster\.address"),
+        ray_cluster(ClusterConfig(address="head:6379")),
+    ):
+        raise AssertionError("not joined")
+    assert calls == []
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_of_ours_is_unwrapped_and_another_is_not() -> None:
+    for cause, seen in ((ModelError("broken"), ModelError), (KeyError("k"), ray.exceptions.RayTaskError)):
+        with pytest.raises(seen) as caught, plain_errors():
+            raise ray.exceptions.RayTaskError("finalize", "where it was", cause).as_instanceof_cause()
+        assert (caught.value is cause) == isinstance(cause, ModelError)
