@@ -254,8 +254,8 @@ class PriorConfig:
     __pydantic_config__ = _STRICT
     score: Mode | RivalScore | Literal["uniform", "reversed"] = option(
         "reference",
-        "orders the first points: plasticity of a mode, a rival score, uniform: no opinion, reversed: minus the "
-        "reference plasticity",
+        "whose worth the model learns, and what orders the components alone: plasticity of a mode, a rival score, "
+        "uniform: no opinion, reversed: minus the reference plasticity",
     )
 
 
