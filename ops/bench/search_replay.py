@@ -29,14 +29,25 @@ from scipy.special import expit, logit
 from unfreeze.components.selection import parse_selection
 from unfreeze.evidence.model import Points, Posterior, Terms, standardised
 from unfreeze.records import COMPONENTS
+from unfreeze.search.stopping import rungs
 
 TABLES = Path(__file__).parent / "tables"
 NUM_TRIALS = 32
 CLOSE = 0.005  # half a point
 SUBSETS = np.array([bits for bits in itertools.product((0.0, 1.0), repeat=len(COMPONENTS)) if any(bits)])
 
-Recommend = Iterator[int]  # after each trial, the cell that would be recommended
-Sampler = Callable[["Table", np.random.Generator, int], tuple[list[int], float]]
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """One repetition."""
+
+    recommended: list[int]  # after each trial, a cell
+    seconds: float  # a suggestion
+    images: list[float]  # after each trial, all that were trained on, in full trials
+
+
+Sampler = Callable[["Table", np.random.Generator, int], Replayed]
+FULL = [float(count) for count in range(1, NUM_TRIALS + 1)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,15 +57,19 @@ class Table:
     name: str
     cells: Points
     truth: np.ndarray  # (cells,) accuracy
-    runs: np.ndarray | None  # (cells, seeds) measured; None: drawn around the truth
+    runs: np.ndarray | None  # (cells, seeds, reports) measured: best accuracy so far; None: drawn around the truth
     noise: float  # standard deviation of a run in logits, where none was measured
     scores: dict[str, np.ndarray]  # prior → (5,)
     sizes: np.ndarray  # (5,)
 
     def run(self, cell: int, rng: np.random.Generator) -> float:
+        return float(self.curve(cell, rng)[-1])
+
+    def curve(self, cell: int, rng: np.random.Generator) -> np.ndarray:
+        """Best accuracy so far at each report; one report where none was measured."""
         if self.runs is not None:
-            return float(self.runs[cell, rng.integers(self.runs.shape[1])])
-        return float(expit(logit(self.truth[cell]) + rng.normal(0, self.noise)))
+            return self.runs[cell, rng.integers(self.runs.shape[1])]
+        return expit(logit(self.truth[[cell]]) + rng.normal(0, self.noise))
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -96,16 +111,16 @@ def measured(name: str) -> Table:
     """A table of ops/bench/tables: every run's best validation accuracy; truth is the mean over seeds."""
     raw = pq.read_table(TABLES / f"{name}.parquet")
     meta = json.loads(raw.schema.metadata[b"unfreeze"])
-    best: dict[tuple[str, float, int], float] = {}
+    curves: dict[tuple[str, float, int], list[float]] = {}
     columns = (raw[key].to_pylist() for key in ("selection", "learning_rate", "seed", "val_accuracy"))
     for selection, rate, seed, accuracy in zip(*columns, strict=True):
-        best[selection, rate, seed] = max(best.get((selection, rate, seed), 0.0), accuracy)
-    seeds = sorted({seed for _, _, seed in best})
-    cells = sorted({(selection, rate) for selection, rate, _ in best if selection not in ("all", "none")})
+        curves.setdefault((selection, rate, seed), []).append(accuracy)
+    seeds = sorted({seed for _, _, seed in curves})
+    cells = sorted({(selection, rate) for selection, rate, _ in curves if selection not in ("all", "none")})
     switches = [
         [float(name in parse_selection(text, num_blocks=1).components) for name in COMPONENTS] for text, _ in cells
     ]
-    runs = np.array([[best[*cell, seed] for seed in seeds] for cell in cells])
+    runs = np.maximum.accumulate([[curves[*cell, seed] for seed in seeds] for cell in cells], axis=2)
     scores = {
         score: np.array(
             [np.mean([v for group, v in groups.items() if group.endswith(f".{name}")]) for name in COMPONENTS]
@@ -113,11 +128,12 @@ def measured(name: str) -> Table:
         for score, groups in meta["scores"].items()
     }
     scores["reversed"] = -scores["reference"]
-    spread = logit(np.clip(runs, 0.005, 0.995)).std(axis=1, ddof=1) if len(seeds) > 1 else np.full(len(cells), 0.05)
+    finals = runs[:, :, -1]
+    spread = logit(np.clip(finals, 0.005, 0.995)).std(axis=1, ddof=1) if len(seeds) > 1 else np.full(len(cells), 0.05)
     return Table(
         name=name,
         cells=Points(np.array(switches), np.log10([rate for _, rate in cells])),
-        truth=runs.mean(axis=1),
+        truth=finals.mean(axis=1),
         runs=runs,
         noise=float(np.sqrt((spread**2).mean())),
         scores=scores,
@@ -144,13 +160,13 @@ def best_observed(tried: list[int], values: list[float]) -> list[int]:
     return [tried[int(np.argmax(values[: count + 1]))] for count in range(len(tried))]
 
 
-def by_random(table: Table, rng: np.random.Generator, in_flight: int) -> tuple[list[int], float]:
+def by_random(table: Table, rng: np.random.Generator, in_flight: int) -> Replayed:
     tried = [int(rng.integers(len(table.cells))) for _ in range(NUM_TRIALS)]
-    return best_observed(tried, [table.run(cell, rng) for cell in tried]), 0.0
+    return Replayed(best_observed(tried, [table.run(cell, rng) for cell in tried]), 0.0, FULL)
 
 
 def by_optuna(make: Callable[[int], optuna.samplers.BaseSampler]) -> Sampler:
-    def replay(table: Table, rng: np.random.Generator, in_flight: int) -> tuple[list[int], float]:
+    def replay(table: Table, rng: np.random.Generator, in_flight: int) -> Replayed:
         study = optuna.create_study(direction="maximize", sampler=make(int(rng.integers(2**31))))
         rates = np.unique(table.cells.log_rates)
         rows = np.column_stack([table.cells.switches, table.cells.log_rates])
@@ -175,20 +191,25 @@ def by_optuna(make: Callable[[int], optuna.samplers.BaseSampler]) -> Sampler:
             tried.append(cell)
             values.append(table.run(cell, rng))
             running.append((trial, cell))
-        return best_observed(tried, values), seconds / NUM_TRIALS
+        return Replayed(best_observed(tried, values), seconds / NUM_TRIALS, FULL)
 
     return replay
 
 
-def by_model(prior: str) -> Sampler:
-    def replay(table: Table, rng: np.random.Generator, in_flight: int) -> tuple[list[int], float]:
+def by_model(prior: str, *, stopping: bool = False) -> Sampler:
+    """``stopping``: by the cutoffs of `search.stopping` with its defaults; what was reached then is the outcome."""
+
+    def replay(table: Table, rng: np.random.Generator, in_flight: int) -> Replayed:
         scores = table.scores.get(prior, np.zeros(5))
         terms = Terms.of(scores, table.sizes, np.arange(5), rates=table.rates)
         tried: list[int] = []
         values: list[float] = []
         recommended: list[int] = []
+        curves: list[np.ndarray] = []
+        images: list[float] = []
         seconds = 0.0
-        for index in range(NUM_TRIALS):
+        # Stopped trials are cheap: twice as many take about as many images.
+        for index in range(2 * NUM_TRIALS if stopping else NUM_TRIALS):
             known = max(0, index - in_flight + 1)
             started = time.perf_counter()
             done, running = np.array(tried[:known], dtype=int), np.array(tried[known:], dtype=int)
@@ -198,13 +219,27 @@ def by_model(prior: str) -> Sampler:
             if not tried:  # nothing tells the first ones apart: any of the equally good
                 worth = worth + 1e-12 * rng.random(len(worth))
             tried.append(int(np.argmax(worth)))
-            values.append(table.run(tried[-1], rng))
+            curves.append(table.curve(tried[-1], rng))
+            kept = until_stopped(curves[-1], curves[:known]) if stopping else len(curves[-1])
+            images.append((images[-1] if images else 0.0) + kept / len(curves[-1]))
+            curves[-1] = curves[-1][:kept]
+            values.append(float(curves[-1][-1]))
             posterior = Posterior(terms, table.cells[np.array(tried)], np.array(values))
             seen = np.unique(tried)
             recommended.append(int(seen[np.argmax(posterior.logits(table.cells[seen])[0])]))
-        return recommended, seconds / NUM_TRIALS
+        return Replayed(recommended, seconds / len(tried), images)
 
     return replay
+
+
+def until_stopped(curve: np.ndarray, peers: list[np.ndarray]) -> int:
+    """Reports until a trial misses a cutoff that its peers' curves set: all of them if it never does."""
+    numbers = list(range(1, len(curve) + 1))
+    for rung in rungs(numbers, grace_reports=2, reduction_factor=3.0):
+        reached = [peer[rung - 1] for peer in peers if len(peer) >= rung]
+        if len(reached) >= 3 and curve[rung - 1] < np.quantile(reached, 2 / 3):
+            return rung
+    return len(curve)
 
 
 def samplers(table: Table, *, full: bool) -> dict[str, Sampler]:
@@ -215,7 +250,10 @@ def samplers(table: Table, *, full: bool) -> dict[str, Sampler]:
     }
     priors = ("informative", "reversed", "misleading", "oracle", "reference", "in_situ", "local")
     wanted = [prior for prior in table.scores if full or prior in priors]
-    return found | {f"model:{prior}": by_model(prior) for prior in wanted}
+    found |= {f"model:{prior}": by_model(prior) for prior in wanted}
+    if table.runs is not None:
+        found["model:uniform, stopping"] = by_model("uniform", stopping=True)
+    return found
 
 
 def main() -> None:
@@ -240,13 +278,13 @@ def main() -> None:
         for in_flight, (sampler, replay) in itertools.product(
             arguments.in_flight, samplers(table, full=arguments.full).items()
         ):
-            regrets, seconds = [], []
-            for repetition in range(arguments.repetitions):
-                recommended, each = replay(table, np.random.default_rng([repetition, 7]), in_flight)
-                regrets.append(table.truth.max() - table.truth[recommended])
-                seconds.append(each)
-            regret = np.array(regrets)
-            found = summary(regret)
+            runs = [
+                replay(table, np.random.default_rng([repetition, 7]), in_flight)
+                for repetition in range(arguments.repetitions)
+            ]
+            regret = np.array([table.truth.max() - table.truth[run.recommended] for run in runs])
+            seconds = [run.seconds for run in runs]
+            found = summary(regret[:, :NUM_TRIALS]) | at_equal_images(regret, np.array([run.images for run in runs]))
             theirs = found if sampler == "tpe" and in_flight == 1 else theirs
             suffix = "" if in_flight == 1 else f"@{in_flight}"
             name = f"{table.name}/{sampler}{suffix}"
@@ -289,6 +327,15 @@ def summary(regret: np.ndarray) -> dict[str, float]:
         "regret_16": float(regret[:, 15].mean()),
         "regret_32": float(regret[:, 31].mean()),
     }
+
+
+def at_equal_images(regret: np.ndarray, images: np.ndarray) -> dict[str, float]:
+    """Regret when as many images were trained on as 8, 16 and 24 full trials take."""
+    found = {}
+    for budget in (8, 16, 24):
+        last = np.maximum((images <= budget + 1e-9).sum(1) - 1, 0)
+        found[f"regret_images_{budget}"] = float(regret[np.arange(len(regret)), last].mean())
+    return found
 
 
 if __name__ == "__main__":
