@@ -224,6 +224,16 @@ class Contender:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreWorth:
+    """What the model of the evidence says a score is worth: accuracy for one standard deviation more of it."""
+
+    score: str  # a mode of plasticity, or a rival
+    mean: float  # near the best accuracy, of a component trained whole, its size held fixed
+    low: float  # 95 % interval
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Correlation:
     """Rank correlation of plasticity with validation accuracy. Statistics are None where n is too small for them."""
 
@@ -290,6 +300,7 @@ class Evidence:
     final: FinalResult | None  # None before `finalize`
     choices: tuple[Recommendation, ...] = ()  # each selection at its chosen learning rate, best first
     contenders: tuple[Contender, ...] = ()  # most promising first; empty where the model did not search
+    worths: tuple[ScoreWorth, ...] = ()  # of each mode and rival score; empty where the model did not search
     num_tested: int = 0  # trials that search.select_on=test evaluated on the test images, now or in an earlier run
 
 

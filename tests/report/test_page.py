@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from unfreeze.evidence.correlate import kendall_interval
-from unfreeze.records import COMPONENTS, Contender
+from unfreeze.records import COMPONENTS, Contender, ScoreWorth
 from unfreeze.report.page import html_report, load_line, recommendation_rows, terminal_report
 from unfreeze.report.plasticity import agreement_rows, terminal_plasticity
 from unfreeze.report.settings import flatten, redact
@@ -279,3 +279,14 @@ def test_the_choice_says_how_sure_it_is(evidence, near_best, words):
     assert rows["choice"].startswith(words)
     assert rows["expected accuracy"] == "95.50% [94.50%, 98.00%] (by all trials; 95 %)"
     assert "choice" not in dict(recommendation_rows(evidence))  # another sampler, or a grid
+
+
+@pytest.mark.parametrize("report", [terminal_report, html_report])
+def test_what_a_score_is_worth_is_an_estimate_with_its_interval(evidence, report):
+    worths = (
+        ScoreWorth(score="reference", mean=0.012, low=-0.003, high=0.026),
+        ScoreWorth(score="fisher", mean=-0.001, low=-0.02, high=0.018),
+    )
+    text = " ".join(report(dataclasses.replace(evidence, worths=worths)).split())
+    assert "size held fixed: reference +1.2 [−0.3, +2.6], fisher −0.1 [−2.0, +1.8]." in text
+    assert "one standard deviation more is worth" not in report(evidence)

@@ -51,7 +51,7 @@ def terminal_report(evidence: Evidence) -> str:
         console.print(make_table("Accuracy against cost", FRONT_HEADINGS, front))
     headings = ("over", "mode", "n", "Spearman", "Kendall")
     console.print(make_table("Plasticity and accuracy", headings, [correlation_row(c) for c in evidence.correlations]))
-    console.print(verdict(evidence.correlations), markup=False)
+    console.print(" ".join([verdict(evidence.correlations), *worth_sentences(evidence)]), markup=False)
     if evidence.final is not None:
         # Never wrapped, so that it can be copied.
         console.print(f"\nLoad the exported model:\n{load_line(evidence)}", markup=False, soft_wrap=True)
@@ -79,7 +79,7 @@ def html_report(evidence: Evidence, figures: Mapping[str, str] | None = None) ->
         front_headings=FRONT_HEADINGS,
         front=front_rows(evidence),
         load_line=load_line(evidence) if evidence.final else None,
-        verdict=verdict(evidence.correlations),
+        verdict=" ".join([verdict(evidence.correlations), *worth_sentences(evidence)]),
         correlations=[(*correlation_row(c), c.held_fixed) for c in evidence.correlations],
         pre_pass_figures=[shown for name, shown in captioned.items() if name.startswith("plasticity_")],
         figures=[shown for name, shown in captioned.items() if not name.startswith("plasticity_")],
@@ -136,6 +136,18 @@ def standing_rows(evidence: Evidence) -> list[tuple[str, str]]:
         ("expected accuracy", f"{own.expected:.2%} [{own.low:.2%}, {own.high:.2%}] (by all trials; 95 %)"),
         ("choice", f"{verdict}; {100 * own.loss:.2f} points given away on average"),
     ]
+
+
+def worth_sentences(evidence: Evidence) -> list[str]:
+    """What each score was worth, as an estimate with its interval; nothing where the model did not search."""
+    if not evidence.worths:
+        return []
+    each = (
+        f"{worth.score} {100 * worth.mean:+.1f} [{100 * worth.low:+.1f}, {100 * worth.high:+.1f}]"
+        for worth in evidence.worths
+    )
+    listing = ", ".join(each).replace("-", "−")
+    return [f"By the model of all trials one standard deviation more is worth, in points, size held fixed: {listing}."]
 
 
 def best_trials(evidence: Evidence) -> list[TrialRecord]:

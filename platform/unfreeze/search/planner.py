@@ -11,7 +11,7 @@ from unfreeze.config import SearchConfig
 from unfreeze.evidence.recommend import best_configurations
 from unfreeze.records import COMPONENTS, TrialRecord, TrialSpec, TrialState
 from unfreeze.search.prior import component_means
-from unfreeze.search.proposals import ModelSampler
+from unfreeze.search.proposals import ModelSampler, searches_by_model
 from unfreeze.search.sampler import sample_point
 from unfreeze.search.space import SearchSpace
 from unfreeze.search.stopping import cutoffs, rungs
@@ -39,9 +39,7 @@ class Planner:
         self._seed = seed
         self._first = first_points(config, space, component_means(scores))[: config.num_trials]
         self._rungs = rungs(milestones, grace_reports=config.grace_reports, reduction_factor=config.reduction_factor)
-        # Two objectives are Optuna's.
-        by_model = config.sampler == "model" and config.objective == "accuracy"
-        self._model = ModelSampler(space, scores, seed=seed) if by_model else None
+        self._model = ModelSampler(space, scores, seed=seed) if searches_by_model(config) else None
 
     @property
     def max_trials(self) -> int:

@@ -9,6 +9,7 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from unfreeze.components.selection import Selection, count_trainable, parse_selection
+from unfreeze.config import SearchConfig
 from unfreeze.evidence.model import Points, Posterior, Terms
 from unfreeze.records import COMPONENTS, Contender, TrialRecord, TrialSpec, TrialState
 from unfreeze.search.sampler import draw_uniformly, observed_value
@@ -22,6 +23,11 @@ _MAX_ENUMERATED = 10  # switches: with more, local search in place of every subs
 _NUM_RANDOM, _NUM_STARTS, _NUM_ROUNDS = 48, 3, 3  # of local search
 _FEW_RATES = 5  # of local search, of `_NUM_RATES`
 _NUM_SAMPLES = 1024
+
+
+def searches_by_model(config: SearchConfig) -> bool:
+    """Whether it is the model that proposes; a grid, another sampler and a second objective do without."""
+    return config.space != "grid" and config.sampler == "model" and config.objective == "accuracy"
 
 
 # One thread: sums in one order, so the same bits wherever a sweep goes on; and many small matrices, for which two
@@ -127,6 +133,16 @@ class ModelSampler:
             for row, (selection, rate) in enumerate(finished)
         ]
         return tuple(sorted(found, key=lambda contender: -contender.expected))
+
+    @_one_thread
+    def worth(self, records: Sequence[TrialRecord]) -> tuple[float, float, float]:
+        """Of one standard deviation more of the score: mean and 95 % interval, in accuracy near the best expected."""
+        posterior, tried = self._after(records)
+        accuracy = posterior.accuracies(tried)[0].max() if len(tried) else 0.5
+        effect = posterior.score_effect()
+        slope = accuracy * (1 - accuracy)  # of the logistic function
+        mean, low, high = (slope * value for value in (effect.mean, *effect.interval))
+        return mean, low, high
 
     def _after(self, records: Sequence[TrialRecord]) -> tuple[Posterior, Points]:
         return self._posterior([r.spec for r in records], {r.spec.index: r for r in records if r.state.is_final})

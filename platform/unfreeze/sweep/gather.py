@@ -11,13 +11,14 @@ from unfreeze.records import (
     Evidence,
     ModelFacts,
     PlasticityTable,
+    ScoreWorth,
     TrialRecord,
     data_facts_from_dict,
     final_result_from_dict,
     model_facts_from_dict,
     plasticity_table_from_dict,
 )
-from unfreeze.search.standing import stand
+from unfreeze.search.standing import stand, weigh_scores
 from unfreeze.storage.ledger import Ledger
 
 
@@ -34,7 +35,7 @@ def read_evidence(ledger: Ledger) -> Evidence:
     model, plasticity = model_facts_from_dict(facts["model"]), plasticity_table_from_dict(table)
     trials = tuple(ledger.trials())
     final, opened = ledger.read_json("final.json"), ledger.tests()
-    contenders = _stand(config, model, plasticity, trials)
+    contenders, worths = _by_model(config, model, plasticity, trials)
     tests = opened if config["search"].get("select_on") == "test" else None  # no such choice in older ledgers
     return Evidence(
         sweep=ledger.sweep,
@@ -48,14 +49,17 @@ def read_evidence(ledger: Ledger) -> Evidence:
         final=None if final is None else final_result_from_dict(final),
         choices=tuple(choose_rates(trials, tests=tests, contenders=contenders)),
         contenders=contenders,
+        worths=worths,
         num_tested=len(opened),
     )
 
 
-def _stand(
+def _by_model(
     config: dict[str, Any], model: ModelFacts, plasticity: PlasticityTable, trials: tuple[TrialRecord, ...]
-) -> tuple[Contender, ...]:
+) -> tuple[tuple[Contender, ...], tuple[ScoreWorth, ...]]:
+    """What the model of the evidence says; nothing of another version's sweep, which had no such model."""
     try:
-        return stand(load_config(config), model, plasticity, trials)
-    except ConfigError:  # another version's: it had no such model
-        return ()
+        known = load_config(config)
+    except ConfigError:
+        return (), ()
+    return stand(known, model, plasticity, trials), weigh_scores(known, model, plasticity, trials)
