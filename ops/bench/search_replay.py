@@ -256,6 +256,26 @@ def samplers(table: Table, *, full: bool) -> dict[str, Sampler]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All repetitions of one sampler on one table."""
+
+    table: str
+    sampler: str
+    in_flight: int
+    regret: np.ndarray  # (repetitions, trials)
+    images: np.ndarray  # likewise
+    seconds: float  # a suggestion, mean
+
+    @property
+    def name(self) -> str:
+        return f"{self.table}/{self.sampler}" + ("" if self.in_flight == 1 else f"@{self.in_flight}")
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return summary(self.regret[:, :NUM_TRIALS]) | at_equal_images(self.regret, self.images)
+
+
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
@@ -264,41 +284,72 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="rival scores as priors, too")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    figures: list[dict[str, Any]] = []
-    rows: dict[str, list[Any]] = {
-        "table": [],
-        "sampler": [],
-        "in_flight": [],
-        "repetition": [],
-        "trial": [],
-        "regret": [],
-    }
+    outcomes = []
     for table in tables(arguments.tables):
-        theirs: dict[str, float] = {}
         for in_flight, (sampler, replay) in itertools.product(
             arguments.in_flight, samplers(table, full=arguments.full).items()
         ):
-            runs = [
-                replay(table, np.random.default_rng([repetition, 7]), in_flight)
-                for repetition in range(arguments.repetitions)
-            ]
-            regret = np.array([table.truth.max() - table.truth[run.recommended] for run in runs])
-            seconds = [run.seconds for run in runs]
-            found = summary(regret[:, :NUM_TRIALS]) | at_equal_images(regret, np.array([run.images for run in runs]))
-            theirs = found if sampler == "tpe" and in_flight == 1 else theirs
-            suffix = "" if in_flight == 1 else f"@{in_flight}"
-            name = f"{table.name}/{sampler}{suffix}"
-            ours, other = found["trials_to_half_point"], theirs.get("trials_to_half_point")
-            extra = {**found, "repetitions": arguments.repetitions, "ms_per_suggestion": 1000 * float(np.mean(seconds))}
-            figures.append(figure(name, ours, other, "trials to within half a point", **extra))
-            print(f"{name:40} {found}", flush=True)
-            for repetition, trial in np.ndindex(regret.shape):
-                row = (table.name, sampler, in_flight, repetition, trial + 1, regret[repetition, trial])
-                for column, value in zip(rows.values(), row, strict=True):
-                    column.append(value)
+            outcomes.append(repeat(table, sampler, replay, in_flight, arguments.repetitions))
+            print(f"{outcomes[-1].name:40} {outcomes[-1].numbers}", flush=True)
     if arguments.save:
-        pq.write_table(pa.table(rows), RESULTS / "search_replay.parquet", compression="zstd")
-    hand_in("search_replay", figures, arguments)
+        write(outcomes)
+    hand_in("search_replay", figures([*outcomes, *pooled(outcomes)]), arguments, repetitions=arguments.repetitions)
+
+
+def repeat(table: Table, sampler: str, replay: Sampler, in_flight: int, repetitions: int) -> Outcome:
+    runs = [replay(table, np.random.default_rng([number, 7]), in_flight) for number in range(repetitions)]
+    regret = np.array([table.truth.max() - table.truth[run.recommended] for run in runs])
+    images = np.array([run.images for run in runs])
+    return Outcome(table.name, sampler, in_flight, regret, images, float(np.mean([run.seconds for run in runs])))
+
+
+def pooled(outcomes: list[Outcome]) -> list[Outcome]:
+    """The synthetic tables' repetitions together."""
+    groups: dict[tuple[str, int], list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.table.startswith("synthetic-"):
+            groups.setdefault((outcome.sampler, outcome.in_flight), []).append(outcome)
+    return [
+        Outcome(
+            "synthetic",
+            sampler,
+            in_flight,
+            np.concatenate([outcome.regret for outcome in group]),
+            np.concatenate([outcome.images for outcome in group]),
+            float(np.mean([outcome.seconds for outcome in group])),
+        )
+        for (sampler, in_flight), group in groups.items()
+    ]
+
+
+def figures(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """``theirs`` is TPE's on the same table, one in flight."""
+    by_name = {outcome.name: outcome for outcome in outcomes}
+    found = []
+    for outcome in outcomes:
+        theirs = by_name.get(f"{outcome.table}/tpe")
+        found.append(
+            figure(
+                outcome.name,
+                outcome.numbers["trials_to_half_point"],
+                theirs.numbers["trials_to_half_point"] if theirs else None,
+                "trials to within half a point",
+                **outcome.numbers,
+                ms_per_suggestion=1000 * outcome.seconds,
+            )
+        )
+    return found
+
+
+def write(outcomes: list[Outcome]) -> None:
+    """Every repetition's regret after every trial."""
+    tables = []
+    for outcome in outcomes:
+        repetitions, trials = (grid.ravel() for grid in np.indices(outcome.regret.shape))
+        columns = {"repetition": repetitions, "trial": trials + 1, "regret": outcome.regret.ravel()}
+        same = {"table": outcome.table, "sampler": outcome.sampler, "in_flight": outcome.in_flight}
+        tables.append(pa.table({**{key: [value] * len(trials) for key, value in same.items()}, **columns}))
+    pq.write_table(pa.concat_tables(tables), RESULTS / "search_replay.parquet", compression="zstd")
 
 
 def tables(names: list[str]) -> Iterator[Table]:
