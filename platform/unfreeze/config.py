@@ -301,7 +301,9 @@ class SearchConfig:
     objective: Literal["accuracy", "pareto"] = option(
         "accuracy", "accuracy: on validation; pareto: accuracy against FLOPs of a training step"
     )
-    early_stopping: bool = option(True, "asynchronous successive halving on images_seen")
+    early_stopping: bool = option(
+        False, "asynchronous successive halving on images_seen; off: on replayed tables it cost more than it saved"
+    )
     reduction_factor: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = option(3.0, "1/this pass each rung")
     grace_reports: Count = option(2, "the first rung: reports before a trial may be stopped")
     confirm_top: NonNegativeInt = option(3, "best (selection, learning rate) run again on more seeds; 0: off")
