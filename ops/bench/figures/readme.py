@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import accuracy
+import search
 import speed
 from cells import Record, Records, duration, figures, generic, interval, number, origin, table, times
 
@@ -38,6 +39,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...], Render], ...] = (
     ("The training pipeline alone", ("pipeline_32px", "pipeline_256px"), speed.pipeline),
     ("The pre-pass", ("prepass", "prepass_log"), speed.prepass),
     ("The stopping rule", ("stopping_rule",), speed.stopping),
+    ("Searches replayed", ("search_replay",), search.replay),
     ("Plasticity of DeiT-Tiny", ("plasticity_tables",), accuracy.plasticity),
     ("Accuracy of the embedded model on the embedded digits", ("digits_table",), accuracy.digits),
     ("DeiT-Tiny finetuned on 12 flower species", ("flowers12_table",), accuracy.flowers),

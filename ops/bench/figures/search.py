@@ -1,0 +1,36 @@
+"""What the replayed searches came to, as a table with what it means."""
+
+from cells import Record, Records, figures, number, prose, table, times
+
+
+def replay(records: Records) -> str:
+    record = records["search_replay"]
+    rows = []
+    for f in figures(record).values():
+        if not f["name"].startswith("synthetic-"):  # they are pooled
+            regrets = [f"{100 * f[key]:.2f}" for key in ("mean_regret_32", "regret_8", "regret_16", "regret_32")]
+            rows.append([f"`{f['name']}`", number(f["ours"]), times(f["ratio"]), *regrets])
+    headings = ["table/sampler:prior", "trials", "better than TPE", "mean regret", "after 8", "16", "32"]
+    return f"{prose(_meaning(record))}\n\n{table(headings, rows)}{_stopping(record)}"
+
+
+def _meaning(record: Record) -> str:
+    return f"""Searches replayed {record["repetitions"]} times on tables where every configuration was run: trials
+        (median) until the recommendation's true mean is within half a point of the best, and regret of the
+        recommendation in points. `random` and `tpe` recommend their best run, `model` what its posterior expects most
+        of. `reversed` is the score with its sign turned, which to a model whose effect is centred on 0 is the same
+        model; `misleading` is an informative score shuffled, `oracle` the true effects. `@4`: four trials in flight.
+        The best of the digits' cells differ by less than the noise of a run, so when half a point is hit there is
+        chance as much as search; in `digits-smooth` each cell is the mean of its neighbours. One set of images and one
+        model stand behind both; nothing is claimed beyond these tables."""
+
+
+def _stopping(record: Record) -> str:
+    by_name = figures(record)
+    plain, stopped = (by_name.get(f"digits/model:uniform{suffix}") for suffix in ("", ", stopping"))
+    if plain is None or stopped is None:
+        return ""
+    sides = [" / ".join(f"{100 * f[f'regret_images_{count}']:.2f}" for count in (8, 16, 24)) for f in (plain, stopped)]
+    said = f"""Regret on the digits after the images of 8 / 16 / 24 full trials: {sides[0]} points without early
+        stopping, {sides[1]} with it (`search.early_stopping`, off unless asked for)."""
+    return f"\n\n{prose(said)}\n"
