@@ -18,7 +18,7 @@ from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.gather import read_evidence
 
 PICTURE = Path(__file__).parent / "report.png"
-FIRST_LINES = 19  # recommendation, plasticity, and the order that is settled
+FIRST_LINES = 23  # recommendation, plasticity, and the order that is settled
 INK, PAPER = "#E6EDF3", "#0D1117"
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     evidence = read_evidence(Ledger("runs", "demo"))
     style = {"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK}
     with matplotlib.rc_context({**style, "font.size": 9}):
-        figure = Figure(figsize=(11.5, 3.5), facecolor=PAPER)
+        figure = Figure(figsize=(11.5, 4.0), facecolor=PAPER)
         text = "\n".join(["$ make demo", *terminal_report(evidence).splitlines()[:FIRST_LINES], "…"])
         figure.text(0.012, 0.97, text, family="DejaVu Sans Mono", va="top", fontsize=8.6, linespacing=1.22)
         draw_accuracy(figure.add_axes((0.70, 0.15, 0.285, 0.72)), evidence)
