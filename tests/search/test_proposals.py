@@ -126,6 +126,8 @@ def test_a_fit_that_breaks_down_draws_at_random_and_says_so(
     sampler = make_sampler()
     assert sampler.propose([], {}) == sampler.propose([], {})
     assert "drawn at random" in caplog.text
+    assert sampler.expected([]) == {}
+    assert "chosen by their runs" in caplog.text
 
 
 # --- how sure a choice is ---------------------------------------------------------------------------------------------

@@ -175,9 +175,9 @@ class Posterior:
         share[np.argmax(self._weights)] += count - share.sum()
         normal = norm.ppf(np.clip(qmc.Sobol(len(points), scramble=True, rng=1).random(count), 1e-9, 1 - 1e-9))
         drawn, start = np.empty((count, len(points))), 0
+        prior = self._covariance(points, points)
         for draw in np.flatnonzero(share):
-            prior = self._covariance(points, points)[draw]
-            covariance = self._scale[draw] * (prior - spans[draw].T @ spans[draw])
+            covariance = self._scale[draw] * (prior[draw] - spans[draw].T @ spans[draw])
             values, vectors = linalg.eigh(covariance)
             root = vectors * np.sqrt(np.maximum(values, 0))
             rows = slice(start, start + share[draw])

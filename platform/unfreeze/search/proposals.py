@@ -22,7 +22,7 @@ _NUM_RATES = 25  # from the lowest to the highest, evenly in the logarithm
 _MAX_ENUMERATED = 10  # switches: with more, local search in place of every subset
 _NUM_RANDOM, _NUM_STARTS, _NUM_ROUNDS = 48, 3, 3  # of local search
 _FEW_RATES = 5  # of local search, of `_NUM_RATES`
-_NUM_SAMPLES = 1024
+_NUM_SAMPLES, _MAX_CONTENDERS = 1024, 100  # joint draws cost the cube of what is drawn
 
 
 def searches_by_model(config: SearchConfig) -> bool:
@@ -88,15 +88,19 @@ class ModelSampler:
     @_one_thread
     def expected(self, records: Sequence[TrialRecord]) -> dict[int, float]:
         """Trial → the accuracy that its configuration is expected to have, seen from all ``records``; those that are
-        no points of the model have none."""
-        posterior, _ = self._after(records)
+        no points of the model have none, and none has where the model could not be fitted."""
+        try:
+            posterior, _ = self._after(records)
+        except np.linalg.LinAlgError as error:
+            logger.warning("finalists are chosen by their runs: the model could not be fitted (%s)", error)
+            return {}
         points = {r.spec.index: point for r in records if (point := self._point(r.spec)) is not None}
         expected, _, _ = posterior.accuracies(_join(list(points.values()), len(self._names)))
         return dict(zip(points, expected.tolist(), strict=True))
 
     @_one_thread
     def contenders(self, records: Sequence[TrialRecord], *, tolerance: float = 0.005) -> tuple[Contender, ...]:
-        """Every configuration with a finished run, the most promising first.
+        """The configurations with a finished run, the most promising first, a hundred at most.
 
         Held against each other and, where every subset can be looked at, against each subset at its best rate: what
         was never run may be better.
@@ -109,7 +113,9 @@ class ModelSampler:
         if not finished:
             return ()
         posterior, _ = self._after(records)
-        own = _join(list(finished.values()), len(self._names))
+        tried = _join(list(finished.values()), len(self._names))
+        leading = np.argsort(-posterior.logits(tried)[0], kind="stable")[:_MAX_CONTENDERS]
+        own, names = tried[leading], [list(finished)[row] for row in leading]
         rivals = own
         if self._subsets is not None:
             grid = self._at_every_rate(self._subsets, self._log_rates)
@@ -130,7 +136,7 @@ class ModelSampler:
                 loss=float(behind[:, row].mean()),
                 tolerance=tolerance,
             )
-            for row, (selection, rate) in enumerate(finished)
+            for row, (selection, rate) in enumerate(names)
         ]
         return tuple(sorted(found, key=lambda contender: -contender.expected))
 

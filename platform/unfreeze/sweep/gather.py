@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from unfreeze.errors import ConfigError, StorageError
 from unfreeze.evidence.correlate import correlate
 from unfreeze.evidence.recommend import choose_rates, recommend
@@ -60,6 +62,6 @@ def _by_model(
     """What the model of the evidence says; nothing of another version's sweep, which had no such model."""
     try:
         known = load_config(config)
-    except ConfigError:
+        return stand(known, model, plasticity, trials), weigh_scores(known, model, plasticity, trials)
+    except (ConfigError, np.linalg.LinAlgError):  # a fit that breaks down: the report says what else there is
         return (), ()
-    return stand(known, model, plasticity, trials), weigh_scores(known, model, plasticity, trials)
