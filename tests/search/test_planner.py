@@ -378,3 +378,20 @@ def test_a_cheap_trial_is_stopped_by_those_that_cost_no_more(make_planner: MakeP
     alone = make_planner(concurrency=1).plan(7, known, planned)
     assert alone is not None
     assert alone.stop_below
+
+
+def test_a_configuration_that_the_search_repeated_is_confirmed_on_further_seeds(
+    make_planner: MakePlanner, make_record: Callable[..., TrialRecord]
+) -> None:
+    """Run on seeds 0 and 1 already, it gets 2 and 3; the other, run once, 1 and 2."""
+    planner = make_planner(num_trials=3, sampler="tpe")
+    records = [make_record(0, "mha", [0.9]), make_record(1, "mha", [0.9], seed=1), make_record(2, "fc1", [0.8])]
+    final = {record.spec.index: record for record in records}
+    planned = {index: record.spec for index, record in final.items()}
+    confirmed = [planner.plan(index, final, planned) for index in range(3, 7)]
+    assert [(spec.selection, spec.seed) for spec in confirmed if spec] == [
+        ("mha", 2),
+        ("mha", 3),
+        ("fc1", 1),
+        ("fc1", 2),
+    ]

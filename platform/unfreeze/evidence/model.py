@@ -24,7 +24,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm, qmc
 
 # Standard deviations of each part in logits (of the score and size: per standard deviation of it; of the rate's: per
-# decade), and the noise of a run: log-uniform between what sweeps on digits, flowers and sketches have shown.
+# decade), and the noise of a run: log-uniform, wide on purpose.
 _SCALES = {
     "count": (0.05, 0.6),
     "score": (0.02, 0.6),
@@ -42,7 +42,7 @@ _INTERCEPT = 2.0
 _LENGTHS = (0.35, 0.6, 1.0)  # decades: of h, one for each draw
 _COUNT, _BEND = 0.15, -0.5  # prior means: more trained is a little better, a best rate lies between too little and much
 _SHAPE, _SCALE = 3.0, 2.0  # inverse gamma of the common scale's square: around 1, known to a factor of two
-_NUM_DRAWS, _NUM_KEPT = 64, 16  # with 256 and 64 the replayed regret was the same
+_NUM_DRAWS, _NUM_KEPT = 64, 16  # a suggestion costs in proportion; how many are enough is not measured
 _NEGLIGIBLE = 0.01  # of the largest weight
 _NUM_SIFTED = 64  # configurations that the draws are sifted on before the best are fitted to all
 _CLIP = 0.005  # accuracies are kept this far from 0 and 1, where a logit says more than images can
@@ -100,10 +100,6 @@ class Estimate:
         """95 %."""
         return self.mean - 1.96 * self.sd, self.mean + 1.96 * self.sd
 
-    @property
-    def probability_positive(self) -> float:
-        return float(norm.cdf(self.mean / self.sd))
-
 
 class Posterior:
     """The model after some trials.
@@ -119,7 +115,10 @@ class Posterior:
         accuracies = np.asarray(accuracies, dtype=np.float64)
         assert np.isfinite(accuracies).all(), accuracies
         self.terms = terms
-        self._draws = _draw_scales(shares_kinds=len(np.unique(terms.kind)) < len(terms.kind))
+        components, place, counts = np.unique(terms.kind, return_inverse=True, return_counts=True)
+        self._share = 1 / counts[place]  # what of its component each switch is
+        self._kinds = (terms.kind[:, None] == components).astype(np.float64)
+        self._draws = _draw_scales(shares_kinds=len(components) < len(terms.kind))
         y = logit(np.clip(accuracies, _CLIP, 1 - _CLIP))
         if len(y):
             y = np.maximum(y, y.max() - _WORST)
@@ -215,22 +214,15 @@ class Posterior:
             "bend": rate**2,
         }
 
-    @property
-    def _share(self) -> np.ndarray:
-        """What of its component each switch is."""
-        _, place, counts = np.unique(self.terms.kind, return_inverse=True, return_counts=True)
-        return 1 / counts[place]
-
     def _grams(self, a: Points, b: Points) -> np.ndarray:
         """Each part's covariances at scale 1, in the order of `_VARIANCES`: (parts, len(a), len(b))."""
         left, right, share = self._features(a), self._features(b), self._share
-        kinds = (self.terms.kind[:, None] == np.unique(self.terms.kind)).astype(np.float64)
         common = (a.switches * share) @ b.switches.T
         counts = (a.switches @ share)[:, None] + b.switches @ share
         rates = np.subtract.outer(a.log_rates, b.log_rates) ** 2
         likeness = 0.25 + 0.75 * np.exp(-0.5 * (counts - 2 * common))
         parts = {name: np.outer(left[name], right[name]) for name in left}
-        parts["kind"] = (a.switches * share @ kinds) @ (b.switches * share @ kinds).T
+        parts["kind"] = (a.switches * share @ self._kinds) @ (b.switches * share @ self._kinds).T
         parts["main"] = common
         parts["pair"] = (common**2 - (a.switches * share**2) @ b.switches.T) / 2
         parts["shift"] = np.outer(left["slope"], right["slope"]) * common
@@ -310,10 +302,9 @@ class Posterior:
 
     def _prior_variance(self, points: Points) -> np.ndarray:
         features, share = self._features(points), self._share
-        kinds = (self.terms.kind[:, None] == np.unique(self.terms.kind)).astype(np.float64)
         count = points.switches @ share
         parts = {name: value**2 for name, value in features.items()}
-        parts["kind"] = ((points.switches * share @ kinds) ** 2).sum(1)
+        parts["kind"] = ((points.switches * share @ self._kinds) ** 2).sum(1)
         parts["main"] = count
         parts["pair"] = (count**2 - points.switches @ share**2) / 2
         parts["shift"] = features["slope"] ** 2 * count

@@ -125,10 +125,13 @@ class Planner:
         if position >= len(runs):
             return None
         record, number = runs[position]
+        spec = record.spec
+        # The search may have run it on several seeds itself: the next ones, or the same run would come twice.
+        times = sum((r.spec.selection, r.spec.learning_rate) == (spec.selection, spec.learning_rate) for r in records)
         return TrialSpec(
             index=index,
-            selection=record.spec.selection,
-            learning_rate=record.spec.learning_rate,
-            seed=self._seed + number,
+            selection=spec.selection,
+            learning_rate=spec.learning_rate,
+            seed=self._seed + times - 1 + number,
             origin="confirm",
         )
