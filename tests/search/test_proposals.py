@@ -1,5 +1,8 @@
 """What the model proposes over a space's switches: points and selections, budgets, failures, repetitions."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -162,3 +165,35 @@ def test_only_what_finished_contends(make_sampler: Callable[..., ModelSampler], 
     assert [c.selection for c in make_sampler().contenders(records)] == ["fc1"]
     assert make_sampler().contenders(records[:1]) == ()
     assert make_sampler().contenders([]) == ()
+
+
+def test_another_process_has_the_same_bits() -> None:
+    """The order of a set of (block, component) depends on the process; what is resumed must not."""
+    code = """
+import random
+from unfreeze.config import FinetuneConfig, SearchConfig
+from unfreeze.cost.model import CostModel
+from unfreeze.records import COMPONENTS, ModelFacts
+from unfreeze.search.proposals import ModelSampler
+from unfreeze.search.space import make_space
+groups = [(block, name) for block in range(12) for name in COMPONENTS]
+facts = ModelFacts(
+    name="m", digest="d", num_blocks=12, parameters={f"{b}.{c}": 10 + b for b, c in groups} | {"embed": 9, "head": 9},
+    image_size=32, create_kwargs={},
+)
+rng = random.Random(0)
+scores = {group: rng.uniform(0, 3) for group in groups}
+sampler = ModelSampler(make_space(SearchConfig(), CostModel(facts, FinetuneConfig())), scores, seed=0)
+print([value.hex() for value in sampler._terms.score.tolist()])
+"""
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3", "4")
+    }
+    assert len(said) == 1

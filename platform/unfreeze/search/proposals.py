@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 from scipy.special import expit
@@ -48,7 +49,8 @@ class ModelSampler:
         pairs = list(space.switches.values())
         model = space.model
         self._terms = Terms.of(
-            np.array([np.mean([members[member] for member in own]) for own in pairs]),
+            # fmean rounds once: a set's order, and so the last bit of a plain sum, differs from process to process.
+            np.array([fmean(members[member] for member in own) for own in pairs]),
             np.array(
                 [count_trainable(Selection(model.num_blocks, own), model.parameters, train_head=False) for own in pairs]
             ),
