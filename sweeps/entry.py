@@ -1,5 +1,6 @@
 """What the entry scripts share: Hydra composes, `load_config` checks, an error of the user's is one message."""
 
+import errno
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from omegaconf import DictConfig
 
 _HERE = Path(__file__).resolve().parent
 _CONF = _HERE / "conf"
+# A disk or a folder of the machine's, not a fault of ours: the temporary folder, the home, Ray's spill.
+_SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 # A job's working directory has the source, not an installed package.
 sys.path.insert(0, str(_HERE.parent / "platform"))
 
@@ -24,24 +27,32 @@ if TYPE_CHECKING:
 def launch(action: Callable[["Config"], None], *, experiment: str | None = None) -> None:
     """Compose the configuration from the command line, over ``experiment`` if given, and run ``action`` with it.
 
-    Exit codes: 2 for what the user must mend, 130 for an interrupted sweep.
+    Exit codes: 2 for what the user must mend, 130 for an interrupted sweep, 141 when nobody reads the result any more.
     """
+    from unfreeze.report.streams import sound_streams
+
+    with sound_streams():
+        _launch(action, experiment)
+
+
+def _launch(action: Callable[["Config"], None], experiment: str | None) -> None:
+    from unfreeze.report.streams import say, show
+
     if {"--help", "-h"}.intersection(sys.argv[1:]):
         from unfreeze.report.help import help_for
         from unfreeze.report.terminal import terminal_width
 
         with _exit_codes():  # instead of Hydra's help, which knows the defaults and neither meaning nor range
             about = sys.modules[action.__module__].__doc__ or ""
-            print(help_for(sys.argv, about, _CONF, width=terminal_width()), end="")
+            show(help_for(sys.argv, about, _CONF, width=terminal_width()).rstrip("\n"))
         return
     if experiment is not None:
         other = [argument for argument in sys.argv[1:] if argument.startswith("experiment=")]
         if other:
-            print(f"error: this command is for experiment={experiment} alone, but got {other[0]}", file=sys.stderr)
+            say(f"error: this command is for experiment={experiment} alone, but got {other[0]}")
             sys.exit(2)
         sys.argv.insert(1, f"experiment={experiment}")
-    # Hydra alone would stop at the first unknown key; forced in, all of them reach `load_config` and its one message.
-    sys.argv[1:] = [re.sub(r"^(?!hydra\.)(?=\w+\.[\w.]+=)", "++", argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [_for_hydra(argument) for argument in sys.argv[1:]]
 
     store_defaults()
 
@@ -55,6 +66,26 @@ def launch(action: Callable[["Config"], None], *, experiment: str | None = None)
     main()
 
 
+def _for_hydra(argument: str) -> str:
+    """An argument as Hydra must read it.
+
+    Hydra alone would stop at the first unknown key; forced in, all of them reach `load_config` and its one message.
+    It would also read a text by its grammar: 20261127 as a number, a[b] as a mistake.
+    """
+    from unfreeze.load import text_options
+
+    match = re.fullmatch(r"(\+{0,2})(\w[\w.]*)=(.*)", argument, re.DOTALL)
+    if match is None or match[2].startswith("hydra."):
+        return argument
+    force, name, value = match.groups()
+    force = "++" if "." in name else force
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    if name in text_options() and value != "null" and not is_quoted:
+        value = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", r"\'")  # before a quote, and there alone, \ is \\
+        value = f"'{value}'"
+    return f"{force}{name}={value}"
+
+
 def store_defaults() -> None:
     """Hand Hydra every option with its default, below all files: `every_option` in conf/config.yaml."""
     from unfreeze.config import Config, config_to_dict
@@ -65,15 +96,21 @@ def store_defaults() -> None:
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     from unfreeze.errors import SweepInterrupted, UnfreezeError
+    from unfreeze.report.streams import say
 
     try:
         yield
     except UnfreezeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(2)
     except SweepInterrupted as interruption:
-        print(interruption, file=sys.stderr)
+        say(str(interruption))
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in _SURROUNDINGS:
+            raise
+        say(f"error: {error.strerror}: {error.filename or 'no file named'}; make room there, or see to its permissions")
+        sys.exit(2)
 
 
 def recompose(experiment: str, *overrides: str) -> "Config":

@@ -4,7 +4,11 @@ python sweeps/finetune.py experiment=demo trial.selection=mha@3-5+fc1 trial.lear
 python sweeps/finetune.py experiment=demo 'trial.selection="mha:lora(8)"' dry_run=true
 """
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # neither `python -m sweeps.…` nor PYTHONSAFEPATH=1 does
 
 from entry import launch
 
@@ -14,20 +18,20 @@ if TYPE_CHECKING:
 
 def main(config: "Config") -> None:
     from unfreeze.report.cost import prediction_line, terminal_cost
+    from unfreeze.report.streams import show
     from unfreeze.sweep.single import open_trial
 
     trial = open_trial(config)
     cost = trial.cost()
     if config.dry_run:
-        print(terminal_cost(cost))
+        show(terminal_cost(cost))
         return
     for report in trial.run():
-        print(
+        show(
             f"{report.images_seen:>8} images  train loss {report.train_loss:.4f}  val loss {report.val_loss:.4f}  "
-            f"val accuracy {report.val_accuracy:.2%}  {report.seconds:.1f} s",
-            flush=True,
+            f"val accuracy {report.val_accuracy:.2%}  {report.seconds:.1f} s"
         )
-    print(prediction_line(cost, report.seconds))
+    show(prediction_line(cost, report.seconds))
 
 
 if __name__ == "__main__":

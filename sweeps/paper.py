@@ -6,7 +6,11 @@ python sweeps/paper.py paper.root=/data paper.sets=[pet,flowers102] dry_run=true
 Every option holds for all sets. Run again it goes on where it stopped; conf/experiment/paper.yaml says where data lies.
 """
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # neither `python -m sweeps.…` nor PYTHONSAFEPATH=1 does
 
 from entry import launch, recompose
 
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 
 def main(config: "Config") -> None:
     from unfreeze.errors import UnfreezeError
+    from unfreeze.report.streams import show
 
     configs: dict[str, Config] = {
         name: recompose(f"paper_{name}", f"++sweep.name={config.sweep.name}-{name}") for name in config.paper.sets
@@ -23,13 +28,13 @@ def main(config: "Config") -> None:
     if config.dry_run:
         from unfreeze.sweep.plan import plan_sweep, terminal_plan
 
-        print(terminal_plan([plan_sweep(own) for own in configs.values()]))
+        show(terminal_plan([plan_sweep(own) for own in configs.values()]))
         return
     from unfreeze.report.paper import paper_table
     from unfreeze.sweep.campaign import run_campaign
 
     evidence, errors = run_campaign(configs)
-    print(paper_table(evidence))
+    show(paper_table(evidence), kept_at=config.storage)
     if errors:
         listing = "\n".join(f"  {name}: {error}" for name, error in errors.items())
         raise UnfreezeError(

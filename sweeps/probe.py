@@ -3,7 +3,11 @@
 python sweeps/probe.py experiment=demo probe.at=[all]
 """
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # neither `python -m sweeps.…` nor PYTHONSAFEPATH=1 does
 
 from entry import launch
 
@@ -13,9 +17,10 @@ if TYPE_CHECKING:
 
 def main(config: "Config") -> None:
     from unfreeze.report.probe import terminal_probe
+    from unfreeze.report.streams import show
     from unfreeze.sweep.probe import probe_once
 
-    print(terminal_probe(probe_once(config)))
+    show(terminal_probe(probe_once(config)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,11 @@ python sweeps/vit_components.py experiment=demo dry_run=true
 ray job submit --working-dir . -- python sweeps/vit_components.py experiment=demo
 """
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # neither `python -m sweeps.…` nor PYTHONSAFEPATH=1 does
 
 from entry import launch
 
@@ -14,16 +18,19 @@ if TYPE_CHECKING:
 
 
 def main(config: "Config") -> None:
+    from unfreeze.report.streams import show
+
     if config.dry_run:
         from unfreeze.sweep.plan import plan_sweep, terminal_plan
 
-        print(terminal_plan([plan_sweep(config)]))
+        show(terminal_plan([plan_sweep(config)]))
         return
     from unfreeze.report.page import terminal_report
+    from unfreeze.storage.ledger import Ledger
     from unfreeze.sweep.run import run_sweep
 
     evidence = run_sweep(config)
-    print(terminal_report(evidence))
+    show(terminal_report(evidence), kept_at=Ledger(config.storage, config.sweep.name).url("report.html"))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,8 @@ RateGroup = Literal["ln1", "mha", "ln2", "fc1", "fc2", "embed", "head"]
 
 T = TypeVar("T")
 # A typo is an error, and so is a value of another type ("3" for 3): nothing is guessed.
-_STRICT = ConfigDict(extra="forbid", strict=True)
+# An empty text is an unset shell variable: as a path it would be the current folder.
+_STRICT = ConfigDict(extra="forbid", strict=True, str_min_length=1)
 
 
 def option(default: T, meaning: str) -> T:

@@ -1,9 +1,10 @@
 """The configuration's door: YAML and command line come in, a checked `Config` goes out; below nobody sees OmegaConf."""
 
 import difflib
+import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -43,6 +44,20 @@ def load_config(raw: DictConfig | Mapping[str, Any]) -> Config:
     return _absolute(_with_prior(config))
 
 
+@functools.cache
+def text_options() -> frozenset[str]:
+    """The dotted names of the options that hold any text: names, paths, addresses."""
+    return frozenset(_text_options(Config, ""))
+
+
+def _text_options(section: Any, prefix: str) -> Iterator[str]:
+    for name, kind in get_type_hints(section).items():
+        if is_dataclass(kind):
+            yield from _text_options(kind, f"{prefix}{name}.")
+        elif kind in (str, str | None):
+            yield f"{prefix}{name}"
+
+
 def _validate(plain: dict[Any, Any]) -> Config:
     # Through JSON, because strict mode takes a list for a tuple and an int for a float from JSON alone.
     return TypeAdapter(Config).validate_json(json.dumps(plain))
@@ -63,6 +78,8 @@ def _describe(item: Any) -> str:
         return f"{name}: unknown option; {hint}"
     if item["type"] == "value_error":
         return f"{name}: {item['ctx']['error']}"
+    if item["type"] == "string_too_short":
+        return f"{name}: must not be empty, but got ''; an unset shell variable, perhaps"
     return f"{name}: {item['msg'][0].lower()}{item['msg'][1:]}, but got {item['input']!r}"
 
 

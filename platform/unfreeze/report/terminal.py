@@ -10,12 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 _WIDTH = 100
+_NARROWEST = 40  # below it, words no longer fit beside one another
 NOTHING = "–"
 
 
 def terminal_width() -> int:
     """Columns of the terminal that standard output is; 100 for a pipe or a file."""
-    return shutil.get_terminal_size((_WIDTH, 24)).columns if sys.stdout.isatty() else _WIDTH
+    if sys.stdout is None or not sys.stdout.isatty():
+        return _WIDTH
+    return max(shutil.get_terminal_size((_WIDTH, 24)).columns, _NARROWEST)
 
 
 def make_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -34,7 +37,15 @@ def print_lines(console: Console, lines: Sequence[str]) -> None:
 
 
 def make_console() -> Console:
-    return Console(file=io.StringIO(), width=_WIDTH, color_system=None, force_terminal=False, highlight=False)
+    # In a notebook rich writes to the page and not to its file, unless told.
+    return Console(
+        file=io.StringIO(),
+        width=_WIDTH,
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,
+        highlight=False,
+    )
 
 
 def text_of(console: Console) -> str:

@@ -4,13 +4,13 @@ Each has a Ray session of its own where Ray is started here: a slot leaves a cle
 and a start costs seconds against the hours of a sweep.
 """
 
-import sys
 import traceback
 from collections.abc import Mapping
 
 from unfreeze.config import Config
 from unfreeze.errors import SweepInterrupted, UnfreezeError
 from unfreeze.records import Evidence
+from unfreeze.report.streams import say
 from unfreeze.sweep.run import run_sweep
 
 
@@ -23,7 +23,7 @@ def run_campaign(configs: Mapping[str, Config]) -> tuple[dict[str, Evidence], di
     evidence: dict[str, Evidence] = {}
     errors: dict[str, str] = {}
     for number, (name, config) in enumerate(configs.items(), 1):
-        print(f"{number}/{len(configs)}: {name}, sweep {config.sweep.name}", file=sys.stderr, flush=True)
+        say(f"{number}/{len(configs)}: {name}, sweep {config.sweep.name}")
         try:
             evidence[name] = run_sweep(config)
         except SweepInterrupted:
@@ -31,8 +31,8 @@ def run_campaign(configs: Mapping[str, Config]) -> tuple[dict[str, Evidence], di
         except UnfreezeError as error:
             errors[name] = str(error)
         except Exception as error:  # whatever it was, days of other sweeps do not hang on it
-            traceback.print_exc()
+            say(traceback.format_exc())
             errors[name] = f"{type(error).__name__}: {error}"
         if name in errors:
-            print(f"{name} failed: {errors[name]}", file=sys.stderr, flush=True)
+            say(f"{name} failed: {errors[name]}")
     return evidence, errors

@@ -1,6 +1,5 @@
 """One line of progress, readable in a terminal and in a log file alike."""
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from ray import tune
 
 from unfreeze.records import TrialState
+from unfreeze.report.streams import say
 from unfreeze.search.searcher import PlannedSearch
 
 _QUIET_S = 5.0  # a line at most this often
@@ -30,16 +30,16 @@ class ProgressLine(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._on_trial_end()
         if time.monotonic() - self._last_line >= _QUIET_S or len(self._search.final) >= self._max_trials:
-            self._print(trials)
+            self._say(trials)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._print(trials)
+        self._say(trials)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         if time.monotonic() - self._last_line >= 6 * _QUIET_S:
-            self._print(trials)
+            self._say(trials)
 
-    def _print(self, trials: list[Any]) -> None:
+    def _say(self, trials: list[Any]) -> None:
         self._last_line = time.monotonic()
         final = self._search.final
         stopped = sum(record.state is TrialState.STOPPED for record in final.values())
@@ -56,7 +56,7 @@ class ProgressLine(tune.Callback):
         if fresh:
             left = (self._max_trials - len(final)) * (time.monotonic() - self._started) / fresh
             parts.append(f"about {_duration(left)} left")
-        print(" · ".join(parts), file=sys.stderr, flush=True)
+        say(" · ".join(parts))
 
 
 def _duration(seconds: float) -> str:

@@ -1,12 +1,11 @@
 """The end of a search: the seal of the test images is broken, once, for what is recommended."""
 
-import sys
-
 import ray
 
 from unfreeze.config import Config
 from unfreeze.errors import UnfreezeError
 from unfreeze.records import DataFacts, FinalResult, Recommendation
+from unfreeze.report.streams import say
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.gather import read_evidence
 from unfreeze.sweep.resources import plain_errors, worker_resources
@@ -19,7 +18,7 @@ def open_test(config: Config, ledger: Ledger, data: DataFacts) -> None:
     """
     task = ray.remote(**worker_resources(config.cluster))
     if config.search.select_on == "test":
-        print("every trial on the test images, to choose as the paper's code does", file=sys.stderr, flush=True)
+        say("every trial on the test images, to choose as the paper's code does")
         with plain_errors():
             ray.get(task(_open_test_for_all).remote(config, ledger, data))
     recommendation = read_evidence(ledger).recommendation

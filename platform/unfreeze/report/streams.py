@@ -1,0 +1,97 @@
+"""Standard output and error as they are found: closed, on a full disk, not UTF-8, read by someone who leaves."""
+
+import codecs
+import contextlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+from unfreeze.errors import StorageError
+
+# As the shell reports a command whose reader has gone: 128 + SIGPIPE.
+_READER_GONE = 141
+_PLAIN = {
+    "─": "-",
+    "━": "-",
+    "│": "|",
+    "┃": "|",
+    "–": "-",
+    "−": "-",
+    "×": "x",
+    "·": "-",
+    "…": "...",
+    "→": "->",
+    "±": "+-",
+}
+
+
+@contextlib.contextmanager
+def sound_streams() -> Iterator[None]:
+    """For the whole of a command: characters that a terminal does not have are replaced, and what cannot be written
+    neither ends the command nor changes its exit status.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # the next file to be opened would take its place, and hold what is printed
+            os.open(os.devnull, os.O_RDWR)
+    codecs.register_error("unfreeze.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="unfreeze.plain")
+    logging.raiseExceptions = False  # a log line that cannot be written is no traceback
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                try:
+                    stream.flush()
+                except OSError:
+                    _abandon(stream)
+
+
+def say(line: str) -> None:
+    """A line of progress to standard error, or nowhere: the work does not hang on its log."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+            print(line, file=sys.stderr, flush=True)
+
+
+def show(result: str, *, kept_at: str | None = None) -> None:
+    """A result to standard output. ``kept_at``: where else it lies; then an output that fails costs a warning.
+
+    Ends the process quietly when the reader has gone and there is no such place.
+
+    Raises:
+        StorageError: the output cannot be written, and the result is nowhere else.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        print(result, flush=True)
+    except OSError as error:
+        _abandon(sys.stdout)
+        if kept_at is None and isinstance(error, BrokenPipeError):
+            sys.exit(_READER_GONE)
+        if kept_at is None:
+            raise StorageError(f"standard output cannot be written: {error.strerror}; send it elsewhere") from error
+        if not isinstance(error, BrokenPipeError):
+            say(f"standard output cannot be written: {error.strerror}; the result is in {kept_at}")
+
+
+def _abandon(stream: TextIO) -> None:
+    """What is left in its buffer, and all that follows, goes nowhere: else Python would fail on it at its exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of `codecs`: what looks most like the characters that the encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(char, "+" if "─" <= char <= "╿" else "?") for char in text), error.end
