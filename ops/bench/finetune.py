@@ -192,7 +192,7 @@ def cpu_runs(arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
     folder = tempfile.mkdtemp(prefix="unfreeze-bench-")
     data = load(arguments, folder)
     warm = build(arguments, len(data.classes))
-    cache = PrefixCache(Path(folder) / "prefix", 2**34)
+    cache = PrefixCache(Path(folder) / "prefix", 2**34, {})
 
     def plain() -> float:
         own = build(arguments, len(data.classes))

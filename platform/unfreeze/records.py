@@ -186,6 +186,7 @@ class DataFacts:
     num_test: int
     num_source: int
     pairs_digest: str = ""  # of the source and training images, which plasticity is measured on
+    test_digest: str = ""  # of the sealed images and their labels
     bad_files: tuple[str, ...] = ()  # unreadable, left out
 
 

@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def cache(tmp_path: Path) -> PrefixCache:
-    return PrefixCache(tmp_path / "prefix", 2**30)
+    return PrefixCache(tmp_path / "prefix", 2**30, {})
 
 
 def run(warm: WarmModel, data: Dataset, spec: TrialSpec, config: FinetuneConfig, **kwargs: Any) -> list[TrialReport]:
@@ -80,8 +80,8 @@ def test_later_trials_that_start_there_never_run_the_prefix(
 
 
 def test_who_fills_it_does_not_change_a_bit(tmp_path: Path, data: Dataset, make_warm: MakeWarm) -> None:
-    first = open_prefix(PrefixCache(tmp_path / "a", 2**30), make_warm(), data, 1)
-    second = open_prefix(PrefixCache(tmp_path / "b", 2**30), make_warm(), data, 1, rank=1)
+    first = open_prefix(PrefixCache(tmp_path / "a", 2**30, {}), make_warm(), data, 1)
+    second = open_prefix(PrefixCache(tmp_path / "b", 2**30, {}), make_warm(), data, 1, rank=1)
     assert first is not None
     assert second is not None
     assert torch.equal(first.train, second.train)
@@ -149,7 +149,7 @@ def test_above_its_size_it_says_so_and_the_trial_goes_without(
     make_config: MakeConfig,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    cache = PrefixCache(tmp_path / "prefix", 1000)
+    cache = PrefixCache(tmp_path / "prefix", 1000, {})
     reports = run(make_warm(), data, make_spec("mha@1"), make_config(), prefixes=cache)
     assert len(reports) == 4
     assert "finetune.prefix_cache_gib" in caplog.text
@@ -159,7 +159,7 @@ def test_above_its_size_it_says_so_and_the_trial_goes_without(
 def test_the_longest_unused_makes_room(tmp_path: Path, data: Dataset, make_warm: MakeWarm) -> None:
     images, tokens, width = len(data.train) + len(data.val), 5, 16
     one = images * tokens * width * 4
-    cache = PrefixCache(tmp_path / "prefix", 2 * one)
+    cache = PrefixCache(tmp_path / "prefix", 2 * one, {})
     kept = open_prefix(cache, make_warm(depth=4), data, 1)
     assert kept is not None
     before = kept.train.clone()
@@ -195,6 +195,6 @@ def test_where_it_cannot_be_written_the_trial_goes_without(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    cache = PrefixCache(tmp_path / "file" / "prefix", 2**30)
+    cache = PrefixCache(tmp_path / "file" / "prefix", 2**30, {})
     assert len(run(make_warm(), data, make_spec("mha@1"), make_config(), prefixes=cache)) == 4
     assert "no activations are cached" in caplog.text

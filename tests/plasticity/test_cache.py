@@ -12,8 +12,10 @@ from typing import Any
 
 import boto3
 import pytest
+from flipped import EVERY_OPTION, FLIPPED
 
 from unfreeze.config import Config
+from unfreeze.data.pixels.keys import IRRELEVANT
 from unfreeze.errors import StorageError
 from unfreeze.load import load_config
 from unfreeze.plasticity.cache import PlasticityCache
@@ -175,55 +177,29 @@ def test_changed_files_are_looked_at_again(
     assert PlasticityCache(make()).find(MODEL, DATA) == TABLE  # whoever loads them finds out whether they are the same
 
 
-PLASTICITY = {
-    "modes": ["local", "reference"],
-    "num_pairs": 100,
-    "batch_size": 16,
-    "cross": 2,
-    "stop_early": False,
-    "confidence": 0.9,
-    "min_observations": 8,
-    "relative_error": 0.0,
-    "layer_norm_eps": 1e-12,
-    "precision": "bfloat16",
-    "bounds": False,
-    "scores": ["fisher"],
-    "score_images": 10,
-    "seed": 1,
-}
+# What the digests of weights and images stand for, or who computes; a new option is in none of the two.
+BY_DIGEST = IRRELEVANT["plasticity"]
+BY_INPUTS = IRRELEVANT["inputs"]
 
 
-@pytest.mark.parametrize("option", PLASTICITY)
-def test_other_settings_are_another_table(option: str, make: Make, kept: Path) -> None:
-    cache = PlasticityCache(make(**{f"plasticity__{option}": PLASTICITY[option]}))
-    assert cache.find_unseen() is None
-    assert cache.find(MODEL, DATA) is None
+def flip(config: Config, option: str) -> PlasticityCache:
+    """The cache of a configuration in which that one option has another value."""
+    section, _, key = option.partition(".")
+    own = getattr(config, section)
+    plain, other = getattr(type(own)(), key), FLIPPED[option]
+    setattr(own, key, plain if getattr(own, key) == other else other)
+    return PlasticityCache(config)
 
 
-def test_every_setting_is_tried(make: Make) -> None:
-    assert {*PLASTICITY, "num_actors"} == set(make().plasticity.__slots__)
+@pytest.mark.parametrize("option", EVERY_OPTION)
+def test_an_option_leads_to_another_table_or_is_listed(option: str, make: Make, kept: Path) -> None:
+    cache = flip(make(), option)
+    assert (cache.find_unseen() is not None) == (option in BY_INPUTS)
+    assert (cache.find(MODEL, DATA) is not None) == (option in BY_DIGEST)
 
 
 def test_a_rival_score_for_the_prior_is_another_table(make: Make, kept: Path) -> None:
     assert PlasticityCache(make(search__prior={"score": "fisher"})).find_unseen() is None
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("model__name", "deit_tiny_patch16_224"),
-        ("model__weights", "random"),
-        ("model__image_size", 64),
-        ("model__kwargs", {"num_heads": 4}),
-        ("data__val_share", 0.3),
-        ("data__test_share", 0.3),
-        ("data__split_seed", 1),
-        ("data__max_train_images", 5),
-        ("data__max_bad_share", 0.5),
-    ],
-)
-def test_another_model_or_data_is_looked_at(option: str, value: Any, make: Make, kept: Path) -> None:
-    assert PlasticityCache(make(**{option: value})).find_unseen() is None
 
 
 @pytest.mark.parametrize(

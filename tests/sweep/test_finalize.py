@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load
 
 from unfreeze.config import Config
-from unfreeze.data.sets.catalog import load_train_val
+from unfreeze.data.sets.catalog import load_test, load_train_val
+from unfreeze.errors import DataError
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.load import load_config
@@ -47,7 +48,20 @@ def test_a_lora_trial_is_exported_merged(config: Config) -> None:
         trainable_parameters=1,
         trial_ids=("trial-00000",),
     )
-    facts = DataFacts(name="digits", digest="", classes=data.classes, num_train=0, num_val=0, num_test=0, num_source=0)
+    facts = DataFacts(
+        name="digits",
+        digest=data.digest,
+        classes=data.classes,
+        num_train=len(data.train),
+        num_val=len(data.val),
+        num_test=data.num_test,
+        num_source=0,
+        test_digest=load_test(config.data, image_size=32).digest,
+    )
+    for other in (replace(facts, test_digest="of others"), replace(facts, classes=("aardvark", *facts.classes[1:]))):
+        with pytest.raises(DataError, match="not those that the sweep began with"):
+            finalize(config, ledger, recommendation, other)
+    assert ledger.read_json("final.json") is None
     final = finalize(config, ledger, recommendation, facts)
 
     exported = load(ledger.read_bytes(final.export))

@@ -171,6 +171,54 @@ def test_the_same_weights_in_other_heads_are_measured(make: Make, calls: Counter
     assert four.component_means("reference")["mha"] != two.component_means("reference")["mha"]
 
 
+def test_other_pixels_of_the_same_files_are_measured(make: Make, calls: Counter[str]) -> None:
+    """Normalisation, epsilon and interpolation change what the model is shown, not the files."""
+    begin(make())
+    tables = [
+        begin(make(sweep={"name": f"sweep-{index}"}, **options))[2].component_means("reference")
+        for index, options in enumerate(
+            ({}, {"model": {"normalization": "imagenet"}}, {"model": {"layer_norm_eps": 0.1}})
+        )
+    ]
+    assert len({means["ln2"] for means in tables}) == 3
+
+
+def test_images_behind_a_link_are_told_apart(make: Make, calls: Counter[str], tmp_path: Path) -> None:
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "train").symlink_to(tmp_path / "birds")
+    linked = {"data": {"path": str(tmp_path / "linked")}}
+    assert begin(make(**linked))[1].classes == ("a", "b")
+    (tmp_path / "birds" / "a").rename(tmp_path / "birds" / "emu")
+    assert begin(make(sweep={"name": "two"}, **linked))[1].classes == ("b", "emu")
+    with pytest.raises(SweepMismatchError, match="the data of sweep 'sweep' changed"):
+        pre_pass(make(**linked), ledger_of(make()))
+
+
+@pytest.fixture
+def parted(make: Make, tmp_path: Path) -> Config:
+    """With a test part of its own."""
+    plant(tmp_path / "parted" / "train", classes=("a", "b"), count=14, seed=1)
+    plant(tmp_path / "parted" / "test", classes=("a", "b"), count=5, seed=3)
+    return make(data={"path": str(tmp_path / "parted")})
+
+
+def test_another_test_set_is_refused(parted: Config, calls: Counter[str], tmp_path: Path) -> None:
+    begin(parted)
+    (tmp_path / "parted/test/a").rename(tmp_path / "aside")  # the labels swapped
+    (tmp_path / "parted/test/b").rename(tmp_path / "parted/test/a")
+    (tmp_path / "aside").rename(tmp_path / "parted/test/b")
+    with pytest.raises(SweepMismatchError, match="the test images of sweep 'sweep' changed"):
+        pre_pass(parted, ledger_of(parted))
+
+
+def test_an_unreadable_test_image_is_named_before_anything_starts(
+    parted: Config, calls: Counter[str], tmp_path: Path
+) -> None:
+    (tmp_path / "parted/test/a/00.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"1 of 10 files below .*test cannot be read as images.*a/00\.png"):
+        pre_pass(parted, ledger_of(parted))
+
+
 # --- a sweep that goes on ---------------------------------------------------------------------------------------------
 
 

@@ -65,9 +65,11 @@ def reference(config: Config) -> dict[str, tuple[bytes, int]]:
     return found
 
 
-FACTS = DataFacts(
-    name="digits", digest="", classes=tuple("0123456789"), num_train=0, num_val=0, num_test=0, num_source=0
-)
+@pytest.fixture(scope="module")
+def facts(config: Config) -> DataFacts:
+    counts = dict.fromkeys(("num_train", "num_val", "num_test", "num_source"), 0)
+    digest = load_test(config.data, image_size=32).digest
+    return DataFacts(name="digits", digest="", classes=tuple("0123456789"), test_digest=digest, **counts)
 
 
 @pytest.fixture
@@ -79,8 +81,10 @@ def ledger(config: Config, reference: dict[str, tuple[bytes, int]], tmp_path: Pa
     return ledger
 
 
-def test_every_trial_as_it_was_trained(config: Config, ledger: Ledger, reference: dict[str, tuple[bytes, int]]) -> None:
-    open_test_for_all(config, ledger, FACTS)
+def test_every_trial_as_it_was_trained(
+    config: Config, facts: DataFacts, ledger: Ledger, reference: dict[str, tuple[bytes, int]]
+) -> None:
+    open_test_for_all(config, ledger, facts)
     assert {trial_id: result.correct for trial_id, result in ledger.tests().items()} == {
         trial_id: correct for trial_id, (_, correct) in reference.items()
     }
@@ -89,24 +93,30 @@ def test_every_trial_as_it_was_trained(config: Config, ledger: Ledger, reference
 
 
 def test_it_goes_on_where_it_was_cut(
-    config: Config, ledger: Ledger, reference: dict[str, tuple[bytes, int]], monkeypatch: pytest.MonkeyPatch
+    config: Config,
+    facts: DataFacts,
+    ledger: Ledger,
+    reference: dict[str, tuple[bytes, int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What is there is left alone; unfinished trials have no place there; with nothing left no model is built."""
     known = TestResult(correct=1, num_test=2)
     ledger.write_tests({"trial-00000": known})
     ledger.write_trial(TrialRecord(spec=SPECS[3], state=TrialState.DIVERGED))
-    open_test_for_all(config, ledger, FACTS)
+    open_test_for_all(config, ledger, facts)
     results = ledger.tests()
     assert list(results) == ["trial-00000", "trial-00001", "trial-00002"]
     assert results["trial-00000"] == known
     assert results["trial-00002"].correct == reference["trial-00002"][1]
     monkeypatch.delattr(published, "load_model")
-    open_test_for_all(config, ledger, FACTS)
+    open_test_for_all(config, ledger, facts)
     assert ledger.tests() == results
 
 
-def test_a_lost_checkpoint_is_named_and_the_results_before_it_stay(config: Config, ledger: Ledger) -> None:
+def test_a_lost_checkpoint_is_named_and_the_results_before_it_stay(
+    config: Config, facts: DataFacts, ledger: Ledger
+) -> None:
     ledger.delete("checkpoints/trial-00001/best.safetensors")
     with pytest.raises(CheckpointError, match=r"trial-00001 finished, but .*trial-00001/best\.safetensors is gone"):
-        open_test_for_all(config, ledger, FACTS)
+        open_test_for_all(config, ledger, facts)
     assert list(ledger.tests()) == ["trial-00000"]

@@ -110,7 +110,7 @@ class Bench:
         self.data: Dataset = load_train_val(config.data, image_size=size)
         self.test = load_test(config.data, image_size=size)
         self.warm = WarmModel(build_base(config, num_classes=len(self.data.classes)), torch.device("cpu"))
-        self.prefixes = open_cache(config.finetune, Path(config.data.cache_dir))
+        self.prefixes = open_cache(config)
 
     def run(self, selection: str, rate: float, seed: int) -> dict[str, Any]:
         """Every report, and the best checkpoint on the test images: a table is no sweep, nothing is chosen by it."""

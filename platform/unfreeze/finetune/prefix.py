@@ -5,8 +5,6 @@ as it was (no augmentation, or a fixed number of views), the tokens that enter b
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -14,14 +12,16 @@ import uuid
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unfreeze.components.structure import is_divisible, reads_first_token
-from unfreeze.config import FinetuneConfig
+from unfreeze.config import Config
 from unfreeze.data.pixels.batches import TrainBatches, training_views
 from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.keys import digest_of, specification
 from unfreeze.data.pixels.part import Part
 from unfreeze.data.pixels.prefetch import Batch, prefetched
 from unfreeze.data.sets.catalog import Dataset
@@ -75,6 +75,7 @@ class PrefixCache:
 
     folder: Path
     max_bytes: int
+    options: dict[str, Any]  # what of the configuration the tokens depend on
 
     def open(
         self,
@@ -106,6 +107,7 @@ class PrefixCache:
         # images are made and numbers computed.
         below = [module.patch_embed, module.norm_pre, *module.blocks[:start]]  # type: ignore[index]
         key = {
+            "options": self.options,
             "weights": facts.digest,
             "model": [facts.name, {k: v for k, v in facts.create_kwargs.items() if k != "num_classes"}],
             "prefix": [repr(layer) for layer in below],
@@ -146,8 +148,7 @@ class PrefixCache:
         Several processes may fill at once: each starts at its own ``offset``, a share of the whole, and a chunk done
         twice is the same bytes twice.
         """
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-        folder = self.folder / name
+        folder = self.folder / digest_of(key)
         num_chunks = -(-count // _CHUNK)
         size_bytes = count * one.numel() * one.element_size()
         if not folder.exists():
@@ -184,11 +185,13 @@ class PrefixCache:
             shutil.rmtree(gone, ignore_errors=True)
 
 
-def open_cache(config: FinetuneConfig, cache_dir: Path) -> PrefixCache | None:
+def open_cache(config: Config) -> PrefixCache | None:
     """The node's prefixes below its cache folder; None where they are switched off."""
-    if not config.prefix_cache_gib:
+    if not config.finetune.prefix_cache_gib:
         return None
-    return PrefixCache(cache_dir / "prefix", int(config.prefix_cache_gib * 2**30))
+    folder = Path(config.data.cache_dir).expanduser() / "prefix"
+    max_bytes = int(config.finetune.prefix_cache_gib * 2**30)
+    return PrefixCache(folder, max_bytes, specification("prefix", config.model, config.data))
 
 
 def _kept(module: nn.Module, tokens: Tensor, start: int) -> Tensor:

@@ -48,7 +48,7 @@ class PrePass:
         """
         import torch
 
-        from unfreeze.data.sets.catalog import load_source, load_train_val
+        from unfreeze.data.sets.catalog import load_source, load_test, load_train_val
         from unfreeze.models.build import build_base, input_size
         from unfreeze.plasticity.estimator import Estimator, choose_device
 
@@ -56,6 +56,7 @@ class PrePass:
         config = self._config
         size = input_size(config.model)
         self._data = load_train_val(config.data, image_size=size)
+        test = load_test(config.data, image_size=size)  # for its digest, and unreadable files; no model sees it yet
         source = load_source(config.data, image_size=size)
         self._device = choose_device(config.plasticity)
         self._base = build_base(config, num_classes=len(self._data.classes))
@@ -69,9 +70,10 @@ class PrePass:
             classes=self._data.classes,
             num_train=len(self._data.train),
             num_val=len(self._data.val),
-            num_test=self._data.num_test,
+            num_test=len(test),
+            test_digest=test.digest,
             num_source=len(source),
-            bad_files=self._data.bad_files + source.array.bad_files,
+            bad_files=tuple(dict.fromkeys(self._data.bad_files + test.array.bad_files + source.array.bad_files)),
         )
         return self._base.facts, facts
 

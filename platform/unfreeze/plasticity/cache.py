@@ -4,15 +4,14 @@ Two keys lead to a table. By *inputs* (file sizes and times, see `data.sets.inpu
 touching model, data or a GPU. By *digests* an actor finds it that has loaded both from elsewhere.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import logging
 from typing import Any
 
 from unfreeze.config import Config
+from unfreeze.data.pixels.keys import digest_of, specification
 from unfreeze.data.sets.inputs import describe_inputs
-from unfreeze.plasticity.measurement import settings_of
 from unfreeze.records import (
     DataFacts,
     ModelFacts,
@@ -28,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 Measured = tuple[ModelFacts, DataFacts, PlasticityTable]
 
-# Part of every key: raise it when the numbers change.
-_FORMAT = 1
 # No sweep can have this name, see `config.SweepConfig`.
 _FOLDER = "_pre-pass"
 
@@ -61,12 +58,12 @@ class PlasticityCache:
     def _by_digests(self, model: ModelFacts, data: DataFacts) -> str:
         # One set of weights fits several architectures: other heads, another epsilon.
         built = [model.name, model.create_kwargs, model.image_size, model.digest]
-        return self._key("digests", [built, data.pairs_digest])
+        options = specification("plasticity", self._config.model, self._config.data, self._config.plasticity)
+        return self._key("digests", [options, built, data.pairs_digest])
 
     def _key(self, kind: str, what: Any) -> str:
         versions = [importlib.metadata.version(name) for name in ("timm", "torch")]
-        text = json.dumps([_FORMAT, versions, settings_of(self._config.plasticity), what], sort_keys=True)
-        return f"{_FOLDER}/{kind}/{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+        return f"{_FOLDER}/{kind}/{digest_of(versions, what)}.json"
 
     def _read(self, key: str) -> Measured | None:
         try:

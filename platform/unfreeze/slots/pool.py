@@ -10,6 +10,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from unfreeze.config import Config
+from unfreeze.records import DataFacts
 from unfreeze.storage.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -30,12 +31,12 @@ class SlotPool:
     Each `TorchTrainer.fit` blocks, so each has a thread of its own here; the work itself is in Ray's processes.
     """
 
-    def __init__(self, config: Config, ledger: Ledger, board: Any, *, num_slots: int, num_classes: int) -> None:
+    def __init__(self, config: Config, ledger: Ledger, board: Any, *, num_slots: int, facts: DataFacts) -> None:
         self._config = config
         self._board = board
         self._slot_ids = [f"slot-{number}" for number in range(num_slots)]
         self._ledger = ledger
-        self._num_classes = num_classes
+        self._facts = facts
         self._threads: list[threading.Thread] = []
         self._closed = False
 
@@ -73,7 +74,7 @@ class SlotPool:
             "board": self._board,
             "ledger": self._ledger,
             "config": self._config,
-            "num_classes": self._num_classes,
+            "facts": self._facts,
         }
         resources = {"CPU": cluster.cpus_per_worker}
         if cluster.gpus_per_worker:

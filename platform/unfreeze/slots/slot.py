@@ -2,7 +2,6 @@
 
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,7 +15,8 @@ from unfreeze.data.sets.catalog import Dataset, load_train_val
 from unfreeze.finetune.parallel import Worker
 from unfreeze.finetune.prefix import PrefixCache, open_cache
 from unfreeze.finetune.warm import WarmModel
-from unfreeze.models.build import build_base
+from unfreeze.models.build import build_base, input_size
+from unfreeze.records import DataFacts
 from unfreeze.slots.writer import Writer
 from unfreeze.storage.ledger import Ledger
 
@@ -62,13 +62,19 @@ class Slot:
             threading.Thread(target=beat, daemon=True).start()
 
 
-def warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config, num_classes: int) -> Slot:
-    """Load model and data, once for all trials. Runs in a Ray Train worker."""
+def warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config, facts: DataFacts) -> Slot:
+    """Load model and data, once for all trials. Runs in a Ray Train worker.
+
+    Raises:
+        DataError: this node's images are not those that ``facts`` were taken of.
+    """
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
-    base = build_base(config, num_classes=num_classes)
+    data = load_train_val(config.data, image_size=input_size(config.model))
+    data.check(facts)
+    base = build_base(config, num_classes=len(facts.classes))
     return Slot(
         slot_id=slot_id,
         worker=Worker(rank=context.get_world_rank(), world_size=context.get_world_size()),
@@ -76,7 +82,7 @@ def warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config, num_classe
         ledger=ledger,
         config=config,
         warm=WarmModel(base, device, shard=config.finetune.shard),
-        data=load_train_val(config.data, image_size=base.spec.image_size),
-        prefixes=open_cache(config.finetune, Path(config.data.cache_dir).expanduser()),
+        data=data,
+        prefixes=open_cache(config),
         writer=Writer(),
     )

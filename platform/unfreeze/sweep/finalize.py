@@ -24,12 +24,13 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or of another base model.
+        DataError: the test images are not those that the sweep began with.
     """
     warm = load_model(config, num_classes=len(data.classes))
     trial_id = recommendation.trial_ids[0]
     restore_trial(warm, ledger, trial_id, config.finetune)
     merge_adapters(warm.module)
-    test = load_test(config.data, image_size=warm.base.spec.image_size)
+    test = load_test(config.data, image_size=warm.base.spec.image_size, facts=data)
     result = evaluate_model(warm, test, config.finetune)
     state = {name: value.detach().cpu().contiguous() for name, value in warm.module.state_dict().items()}
     exported = save(state, metadata={"format": "pt"})

@@ -79,9 +79,11 @@ def _check_unchanged(ledger: Ledger, facts: dict[str, Any]) -> None:
     stored = ledger.read_json("facts.json")
     if stored is None:
         return
-    for part in ("model", "data"):
-        if stored[part]["digest"] != facts[part]["digest"]:
+    digests = (("model", "model", "digest"), ("data", "data", "digest"), ("test images", "data", "test_digest"))
+    for what, part, name in digests:
+        before, now = stored[part][name], facts[part][name]
+        if before != now:
             raise SweepMismatchError(
-                f"the {part} of sweep {ledger.sweep!r} changed since it began (digest {stored[part]['digest'][:12]}… → "
-                f"{facts[part]['digest'][:12]}…); give this one a new sweep.name"
+                f"the {what} of sweep {ledger.sweep!r} changed since it began (digest {before[:12]}… → {now[:12]}…); "
+                f"bring them back as they were, or give this one a new sweep.name"
             )

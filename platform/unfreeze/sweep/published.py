@@ -15,6 +15,7 @@ def open_test_for_all(config: Config, ledger: Ledger, data: DataFacts) -> None:
 
     Raises:
         CheckpointError: a checkpoint is missing, damaged or of another base model.
+        DataError: the test images are not those that the sweep began with.
     """
     results = ledger.tests()
     finished = [record for record in ledger.trials() if record.state is TrialState.FINISHED]
@@ -22,7 +23,7 @@ def open_test_for_all(config: Config, ledger: Ledger, data: DataFacts) -> None:
     if not left:
         return
     warm = load_model(config, num_classes=len(data.classes))
-    test = load_test(config.data, image_size=warm.base.spec.image_size)
+    test = load_test(config.data, image_size=warm.base.spec.image_size, facts=data)
     for trial_id in left:
         restore_trial(warm, ledger, trial_id, config.finetune)
         result = evaluate_model(warm, test, config.finetune)

@@ -54,7 +54,7 @@ def run_sweep(config: Config) -> Evidence:
             ledger.write_json("environment.json", describe_environment())
             with MlflowMirror(config.tracking, ledger) as mirror:
                 if not search.is_complete:
-                    run_trials(config, ledger, search, mirror, num_slots=num_slots, num_classes=len(data.classes))
+                    run_trials(config, ledger, search, mirror, num_slots=num_slots, data=data)
                 open_test(config, ledger, data)
     evidence = read_evidence(ledger)
     with MlflowMirror(config.tracking, ledger) as mirror:
@@ -95,7 +95,7 @@ def plan_search(
 
 
 def run_trials(
-    config: Config, ledger: Ledger, search: PlannedSearch, mirror: MlflowMirror, *, num_slots: int, num_classes: int
+    config: Config, ledger: Ledger, search: PlannedSearch, mirror: MlflowMirror, *, num_slots: int, data: DataFacts
 ) -> None:
     """Run every trial that has no outcome yet: Tune's trials post jobs on the board, slots take them.
 
@@ -116,7 +116,7 @@ def run_trials(
     crumb = {"CPU": 0, "node:__internal_head__": 0.001}
     tune.register_trainable(trainable, tune.with_resources(tune.with_parameters(SlotTrial, board=board), crumb))
     with (
-        SlotPool(config, ledger, board, num_slots=num_slots, num_classes=num_classes),
+        SlotPool(config, ledger, board, num_slots=num_slots, facts=data),
         tempfile.TemporaryDirectory(prefix="unfreeze-tune-", ignore_cleanup_errors=True) as folder,
     ):
         tuner = tune.Tuner(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -57,7 +56,7 @@ class SingleTrial:
             config.finetune,
             augment=config.data.augment,
             num_views=config.data.num_views,
-            prefixes=open_cache(config.finetune, Path(config.data.cache_dir)),
+            prefixes=open_cache(config),
         )
         for progress in progress_of:
             yield progress.reports[-1]

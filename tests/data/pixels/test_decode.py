@@ -233,6 +233,22 @@ def test_hidden_files_are_not_listed(tmp_path: Path) -> None:
     assert list_files(tmp_path) == ["a.png", "b/2.png"]
 
 
+def test_links_are_followed_but_never_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "deep" / "1.png").write_bytes(b"")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "train").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "up").symlink_to(tmp_path / "tree")
+    (tmp_path / "real" / "self").symlink_to(tmp_path / "real")
+    (tmp_path / "tree" / "again").symlink_to(tmp_path / "real" / "deep")
+    (tmp_path / "tree" / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "tree" / "ring").symlink_to(tmp_path / "tree" / "ring")
+    expected = ["again/1.png", "nowhere", "ring", "train/deep/1.png"]
+    assert list_files(tmp_path / "tree") == expected
+    (tmp_path / "door").symlink_to(tmp_path / "tree")
+    assert list_files(tmp_path / "door") == expected
+
+
 def test_a_fingerprint_tells_a_changed_tree(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1")
     before = fingerprint(tmp_path, ["a"])

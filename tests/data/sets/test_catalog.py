@@ -17,6 +17,7 @@ from unfreeze.data.sets import catalog
 from unfreeze.data.sets.catalog import load_source, load_test, load_train_val
 from unfreeze.data.sets.stage import local_tree, stage_file
 from unfreeze.errors import DataError
+from unfreeze.records import DataFacts
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "real" / "data"
 Tree = dict[str, int]
@@ -394,6 +395,25 @@ def test_a_file_is_staged_once_and_again_when_it_changed(bucket: Any, tmp_path: 
     bucket.put_object(Key="w.pth", Body=b"2")
     assert stage_file("s3://images/w.pth", cache_dir=tmp_path).read_bytes() == b"2"
     assert first.read_bytes() == b"1"
+
+
+def test_other_images_or_classes_than_the_facts_are_refused(config: DataConfig) -> None:
+    root = plant(config, SEPARATE)
+    data, sealed = load_train_val(config, image_size=8), load_test(config, image_size=8)
+    counts = {"num_train": len(data.train), "num_val": len(data.val), "num_test": len(sealed), "num_source": 0}
+    facts = DataFacts(name="folder", digest=data.digest, classes=data.classes, test_digest=sealed.digest, **counts)
+    data.check(facts)
+    load_test(config, image_size=8, facts=facts)
+    Image.new("RGB", (10, 8), "white").save(root / "test/cat/0.png")
+    with pytest.raises(DataError, match="the test images here are not those that the sweep began with"):
+        load_test(config, image_size=8, facts=facts)
+    Image.new("RGB", (10, 8), "white").save(root / "train/cat/0.png")
+    with pytest.raises(DataError, match="the training and validation images here are not those"):
+        load_train_val(config, image_size=8).check(facts)
+    for part in ("train", "test"):
+        (root / part / "dog").rename(root / part / "aardvark")
+    with pytest.raises(DataError, match="the classes here are not those that the sweep began with: dog, aardvark;"):
+        load_train_val(config, image_size=8).check(facts)
 
 
 @pytest.mark.real

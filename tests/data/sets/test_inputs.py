@@ -123,6 +123,21 @@ def test_an_option_that_does_not_decide_is_not(sections: dict[str, Any]) -> None
     assert described(load_config(sections)) == described(load_config({}))
 
 
+@pytest.mark.parametrize("name", ["path", "source_path"])
+def test_an_empty_folder_has_no_description(name: str, trees: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert describe_inputs(make_config({**trees, name: str(tmp_path / "empty")})) is None
+
+
+def test_files_behind_links_are_looked_at(trees: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "train").symlink_to(tmp_path / "birds" / "train")
+    config = make_config({**trees, "path": str(tmp_path / "linked")})
+    before = described(config)
+    rewrite(tmp_path / "birds" / "train" / "a" / "1.png")
+    assert described(config) != before
+
+
 def test_embedded_and_fetched_inputs_need_no_file() -> None:
     """Where torchvision downloads to need not be there, nor is it looked at."""
     assert describe_inputs(load_config({})) is not None

@@ -16,12 +16,11 @@ import numpy as np
 from PIL import Image
 
 from unfreeze.data.pixels.corrupt import Shift
+from unfreeze.data.pixels.keys import digest_of
 from unfreeze.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-# Part of every cache key: raise it when decoding changes, so that no stale pixels are read.
-FORMAT = 3
 DECODE_THREADS = 4  # PIL releases the GIL while it decodes; beyond a few threads the disk is the limit
 
 
@@ -56,8 +55,7 @@ class Squares:
         return self.shift.apply(pixels, index) if self.shift else pixels
 
     def key(self) -> dict[str, Any]:
-        shift = asdict(self.shift) if self.shift else None
-        return {"size": self.size, "interpolation": self.interpolation, "shift": shift}
+        return asdict(self)
 
 
 def stored_side(image_size: int, crop_share: float) -> int:
@@ -71,8 +69,7 @@ def cached(cache_dir: Path, key: dict[str, Any], build: Callable[[], ImageArray]
     Two processes that build at once do the work twice and store the same bytes; the folder's rename is atomic, so
     neither reads half of it. No lock: on a shared file system there is none to trust.
     """
-    name = hashlib.sha256(json.dumps({**key, "format": FORMAT}, sort_keys=True).encode()).hexdigest()[:32]
-    folder = cache_dir / "decoded" / name
+    folder = cache_dir / "decoded" / digest_of(key)
     if not folder.exists():
         array = build()
         temporary = folder.with_name(f".tmp-{uuid.uuid4().hex}")
@@ -102,10 +99,17 @@ def make_array(images: np.ndarray, labels: np.ndarray, bad_files: Sequence[str] 
 
 
 def list_files(root: Path) -> list[str]:
-    """Relative paths of the files below ``root``, sorted; hidden ones left out."""
+    """Relative paths of the files below ``root``, sorted; hidden ones left out.
+
+    Links to folders are followed, as torchvision and timm do, but not back to a folder that they lie in.
+    """
     found = []
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+    above = {str(root): {root.resolve()}}  # the real folders that a folder lies in, itself included
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        own = above.pop(folder)
+        real = {name: (Path(folder) / name).resolve() for name in subfolders if not name.startswith(".")}
+        subfolders[:] = [name for name in real if real[name] not in own]
+        above |= {os.path.join(folder, name): own | {real[name]} for name in subfolders}
         found += [(Path(folder) / name).relative_to(root).as_posix() for name in files if not name.startswith(".")]
     return sorted(found)
 
@@ -157,7 +161,7 @@ def decode_files(
         good = np.array(list(threads.map(decode, range(len(files)))))
     bad = [name for name, is_good in zip(files, good, strict=True) if not is_good]
     if not good.any():
-        raise DataError(f"none of the {len(files)} files below {root} can be read as an image: {_listing(bad)}")
+        raise DataError(f"none of the {len(files)} files below {root} can be read as an image: {list_names(bad)}")
     return make_array(images[good] if bad else images, np.array(labels)[good], bad)
 
 
@@ -220,13 +224,14 @@ def check_bad_files(images: _Readable, root: Path, *, max_bad_share: float) -> N
     if len(bad) > max_bad_share * total:
         raise DataError(
             f"{len(bad)} of {total} files below {root} cannot be read as images, more than "
-            f"data.max_bad_share={max_bad_share}: {_listing(bad)}; mend or remove them"
+            f"data.max_bad_share={max_bad_share}: {list_names(bad)}; mend or remove them"
         )
     if bad:
-        logger.warning("left out %d of %d files below %s, unreadable: %s", len(bad), total, root, _listing(bad))
+        logger.warning("left out %d of %d files below %s, unreadable: %s", len(bad), total, root, list_names(bad))
 
 
-def _listing(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
+    """The first ten, and how many more there are."""
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 

@@ -1,6 +1,6 @@
 """The data catalog: a table of data sets, each as train, validation, test and source-domain images.
 
-The test images are sealed: `load_train_val` never touches them, `load_test` is called by finalize alone.
+The test images are sealed: `load_train_val` never touches them, no model sees what `load_test` gives but in finalize.
 """
 
 from collections.abc import Callable
@@ -9,16 +9,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from unfreeze.config import DataConfig
-from unfreeze.data.pixels.decode import ImageArray, Squares, cached, list_files, make_array, stored_side
+from unfreeze.data.pixels.decode import (
+    ImageArray,
+    Squares,
+    cached,
+    list_files,
+    list_names,
+    make_array,
+    stored_side,
+)
 from unfreeze.data.pixels.part import Images, Part
 from unfreeze.data.sets.arrays import load_cifar_c, load_digits
 from unfreeze.data.sets.embedded import render_glyphs
-from unfreeze.data.sets.raw import RawSet, cache_dir, read_files
+from unfreeze.data.sets.raw import RawSet, cache_dir, decoded_key, read_files
 from unfreeze.data.sets.splits import stratified_split, stratified_subset
 from unfreeze.data.sets.stage import local_tree
 from unfreeze.data.sets.trees import load_domainnet, load_folder
 from unfreeze.data.sets.vision import load_vision
 from unfreeze.errors import DataError
+from unfreeze.records import DataFacts
 
 _NUM_GLYPHS = 2048  # rendered source-domain images; the pre-pass pairs a few hundred
 
@@ -33,6 +42,13 @@ class Dataset:
     num_test: int
     digest: str
     bad_files: tuple[str, ...]
+
+    def check(self, facts: DataFacts) -> None:
+        """
+        Raises:
+            DataError: these are not the images and classes that ``facts`` were taken of.
+        """
+        _check_same(facts, self.classes, "training and validation", facts.digest, self.digest)
 
 
 def load_train_val(config: DataConfig, *, image_size: int) -> Dataset:
@@ -65,14 +81,38 @@ def load_train_val(config: DataConfig, *, image_size: int) -> Dataset:
     return Dataset(raw.classes, parts["training"], parts["validation"], num_test, digest, bad)
 
 
-def load_test(config: DataConfig, *, image_size: int) -> Part:
-    """The sealed test images. For finalize alone, once, after the selection is chosen."""
+def load_test(config: DataConfig, *, image_size: int, facts: DataFacts | None = None) -> Part:
+    """The sealed test images: before anything starts, for their digest and unreadable files alone; then for finalize.
+
+    A model sees them once, after the selection is chosen.
+
+    Raises:
+        DataError: unreadable, or not the images and classes that ``facts`` were taken of.
+    """
     raw = _LOADERS[config.name](config, image_size)
     if raw.load_test is not None:
         array = raw.load_test()
-        return Part(array, np.arange(len(array)))
-    _, test = _split(raw, np.arange(len(raw.pool)), config.test_share, config, "test")
-    return Part(raw.pool, test)
+        part = Part(array, np.arange(len(array)))
+    else:
+        _, test = _split(raw, np.arange(len(raw.pool)), config.test_share, config, "test")
+        part = Part(raw.pool, test)
+    if facts is not None:
+        _check_same(facts, raw.classes, "test", facts.test_digest, part.digest)
+    return part
+
+
+def _check_same(facts: DataFacts, classes: tuple[str, ...], purpose: str, before: str, now: str) -> None:
+    changed = [name for name in (*facts.classes, *classes) if (name in facts.classes) != (name in classes)]
+    if changed or facts.classes != classes:
+        raise DataError(
+            f"the classes here are not those that the sweep began with: {list_names(changed or classes)}; bring the "
+            f"images back as they were, or give them a new sweep.name"
+        )
+    if before != now:
+        raise DataError(
+            f"the {purpose} images here are not those that the sweep began with (digest {before[:12]}… → {now[:12]}…); "
+            f"bring them back as they were, or give these a new sweep.name"
+        )
 
 
 def load_source(config: DataConfig, *, image_size: int) -> Part:
@@ -84,7 +124,8 @@ def load_source(config: DataConfig, *, image_size: int) -> Part:
             images, labels, _ = render_glyphs(_NUM_GLYPHS, image_size=image_size, seed=config.split_seed)
             return make_array(images, labels)
 
-        key = {"set": "glyphs", "images": _NUM_GLYPHS, "size": image_size, "seed": config.split_seed}
+        squares = Squares(image_size)
+        key = decoded_key(config, squares, set="glyphs", images=_NUM_GLYPHS, seed=config.split_seed)
         array = cached(cache_dir(config), key, render)
     else:
         root = local_tree(config.source_path, cache_dir=cache_dir(config))

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.config import Config
-from unfreeze.data.pixels.decode import FORMAT, fingerprint, list_files
+from unfreeze.data.pixels.decode import fingerprint, list_files
+from unfreeze.data.pixels.keys import specification
 from unfreeze.errors import StorageError
 
 
 def describe_inputs(config: Config) -> dict[str, Any] | None:
-    """Everything that decides model and data, JSON-ready; None where this machine cannot see a file that does.
+    """Everything that decides model, data and plasticity, JSON-ready; None where this machine cannot see a file of it.
 
     Weights that timm fetches are taken to be those of the model's name; so are torchvision's sets.
     """
@@ -32,10 +33,7 @@ def describe_inputs(config: Config) -> dict[str, Any] | None:
     if config.model.weights is None:  # the weights that come with the package
         shipped = sorted((Path(__file__).parents[2] / "models" / "tiny").glob("*.safetensors"))
         seen["weights"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped]
-    indifferent = ("cache_dir", "num_workers")
-    options = {name: getattr(config.data, name) for name in config.data.__slots__ if name not in indifferent}
-    model = {name: getattr(config.model, name) for name in config.model.__slots__}
-    return {"format": FORMAT, "data": options, "model": model, "seen": seen}
+    return specification("inputs", config.model, config.data, config.plasticity) | {"seen": seen}
 
 
 def _fingerprint(location: str) -> list[Any] | None:
@@ -43,7 +41,7 @@ def _fingerprint(location: str) -> list[Any] | None:
         return _s3_fingerprint(location) or None
     path = Path(location)
     if path.is_dir():
-        return fingerprint(path, list_files(path))
+        return fingerprint(path, list_files(path)) or None  # an empty folder tells nothing apart
     return fingerprint(path.parent, [path.name]) if path.is_file() else None
 
 

@@ -20,6 +20,7 @@ from unfreeze.data.pixels.decode import (
     image_sizes,
     stored_side,
 )
+from unfreeze.data.pixels.keys import specification
 from unfreeze.data.pixels.part import Images
 from unfreeze.data.pixels.stream import open_files
 from unfreeze.errors import DataError
@@ -65,7 +66,7 @@ def read_files(config: DataConfig, root: Path, files: Sequence[str], labels: Seq
     if _streams(config, root, files, squares):
         images = open_files(root, files, labels, squares, num_workers=config.num_workers)
     else:
-        key = {"files": fingerprint(root, files), "labels": list(labels), "root": str(root), **squares.key()}
+        key = decoded_key(config, squares, root=str(root), files=fingerprint(root, files), labels=list(labels))
 
         def decode() -> ImageArray:
             return decode_files(
@@ -75,6 +76,11 @@ def read_files(config: DataConfig, root: Path, files: Sequence[str], labels: Seq
         images = cached(cache_dir(config), key, decode)
     check_bad_files(images, root, max_bad_share=config.max_bad_share)
     return images
+
+
+def decoded_key(config: DataConfig, squares: Squares, **content: Any) -> dict[str, Any]:
+    """What decoded images depend on: the options, how squares are made, and ``content``, what they are made of."""
+    return specification("decoded", config) | {"squares": squares.key()} | content
 
 
 def _streams(config: DataConfig, root: Path, files: Sequence[str], squares: Squares) -> bool:
@@ -103,7 +109,7 @@ def read_array(
             f"data.loading=stream decodes each image from a file of its own, which data={config.name} does not have; "
             f"leave data.loading=auto"
         )
-    return cached(cache_dir(config), {**key, **squares.key()}, build)
+    return cached(cache_dir(config), decoded_key(config, squares, **key), build)
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
