@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def launch(action: Callable[["Config"], None], *, experiment: str | None = None) -> None:
     """Compose the configuration from the command line, over ``experiment`` if given, and run ``action`` with it.
 
-    Exit codes: 2 for what the user must mend, 130 for an interrupted sweep, 141 when nobody reads the result any more.
+    Exit codes: 2 for what the user must mend, 75 where cluster or store broke down under the sweep (EX_TEMPFAIL: the
+    same command goes on), 130 for an interrupted sweep, 141 when nobody reads the result any more.
     """
     from unfreeze.report.streams import sound_streams
 
@@ -95,7 +96,7 @@ def store_defaults() -> None:
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
-    from unfreeze.errors import SweepInterrupted, UnfreezeError
+    from unfreeze.errors import InfrastructureError, SweepInterrupted, UnfreezeError
     from unfreeze.report.streams import say
 
     try:
@@ -103,6 +104,9 @@ def _exit_codes() -> Iterator[None]:
     except UnfreezeError as error:
         say(f"error: {error}")
         sys.exit(2)
+    except InfrastructureError as error:
+        say(f"error: {error}")
+        sys.exit(75)
     except SweepInterrupted as interruption:
         say(str(interruption))
         sys.exit(130)

@@ -105,6 +105,7 @@ class SweepConfig:
     )
     seed: NonNegativeInt = option(0, "every random number of the sweep derives from it")
     checkpoint_gib: NonNegativeFloat = option(0.0, "best checkpoints kept, the losers' deleted first; 0: all are kept")
+    retry_failed: bool = option(False, "run failed trials again, until the test has been opened; false: once is enough")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -334,7 +335,9 @@ class ClusterConfig:
     workers_per_trial: Count = option(1, "data-parallel workers of one slot")
     cpus_per_worker: PositiveFloat = option(1.0, "CPU cores that Ray sets aside for a worker")
     gpus_per_worker: NonNegativeFloat = option(0.0, "fractions share a card; 0: CPU")
-    max_slot_failures: NonNegativeInt = option(3, "worker-group restarts before a slot is given up")
+    max_slot_failures: NonNegativeInt = option(
+        3, "worker-group restarts before a slot that brought no report meanwhile is given up"
+    )
     heartbeat_timeout_s: PositiveFloat = option(120.0, "a silent slot's trial goes to another slot after this long")
     start_timeout_s: PositiveFloat = option(600.0, "how long a slot may wait for its workers")
 

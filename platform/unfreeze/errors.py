@@ -45,5 +45,9 @@ class ClusterError(UnfreezeError):
     """The cluster cannot give what the sweep asks for."""
 
 
+class InfrastructureError(Exception):
+    """Cluster or store broke down under the sweep: no trial is to blame, and the same command goes on."""
+
+
 class SweepInterrupted(Exception):
     """The sweep was stopped before its end; what finished is kept and the same command goes on."""

@@ -39,6 +39,32 @@ def test_one_lucky_run_does_not_outrank_a_confirmed_mean(make_record: MakeRecord
     assert answer.trial_ids == ("trial-00002", "trial-00001", "trial-00003")  # best first: its checkpoint is exported
 
 
+@pytest.mark.parametrize("contenders", [(), ("mha", "fc1")])
+def test_a_failed_confirmation_run_does_not_drop_the_winner(
+    contenders: tuple[str, ...], make_record: MakeRecord
+) -> None:
+    """Out of memory, or a slot that it took down: nothing that speaks against the configuration."""
+    records = [make_record(seed, "mha", [0.9], seed=seed) for seed in range(2)]
+    records += [make_record(2, "mha", [], seed=2, state=TrialState.FAILED)]
+    records += [make_record(3 + seed, "fc1", [0.8], seed=seed) for seed in range(3)]
+    expected = [contender(name, 0.9 if name == "mha" else 0.8) for name in contenders]
+    found = recommend(records, contenders=expected)
+    assert found is not None
+    assert (found.selection, found.num_seeds, len(found.trial_ids)) == ("mha", 2, 2)
+
+
+@pytest.mark.parametrize("contenders", [(), ("mha", "fc1")])
+def test_where_one_run_is_left_expectation_may_choose_it_and_luck_may_not(
+    contenders: tuple[str, ...], make_record: MakeRecord
+) -> None:
+    records = [make_record(0, "mha", [0.9]), make_record(1, "mha", [], seed=1, state=TrialState.FAILED)]
+    records += [make_record(2 + seed, "fc1", [0.8], seed=seed) for seed in range(2)]
+    expected = [contender(name, 0.9 if name == "mha" else 0.8) for name in contenders]
+    found = recommend(records, contenders=expected)
+    assert found is not None
+    assert found.selection == ("mha" if contenders else "fc1")
+
+
 def test_each_learning_rate_is_a_configuration_of_its_own(make_record: MakeRecord) -> None:
     records = [
         make_record(0, "mha", [0.7], learning_rate=0.01),

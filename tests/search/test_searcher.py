@@ -11,6 +11,7 @@ from ray.tune.search import Searcher
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, trial_spec_from_dict
 from unfreeze.search.planner import Planner
 from unfreeze.search.searcher import PlannedSearch
+from unfreeze.slots.outcome import Deadly, Interrupted, Lost, Settled
 from unfreeze.storage.ledger import Ledger
 
 FakeTrial = Callable[[TrialSpec], TrialRecord]
@@ -31,8 +32,7 @@ def suggested(search: PlannedSearch, tune_id: str) -> TrialSpec:
 def end(search: PlannedSearch, ledger: Ledger, tune_id: str, record: TrialRecord) -> None:
     """What a slot and then Tune do at a trial's end."""
     ledger.write_trial(record)
-    result = {"state": str(record.state), "error": record.error, "best_val_accuracy": record.best_val_accuracy or 0.0}
-    search.on_trial_complete(tune_id, result)
+    search.on_trial_complete(tune_id, {"outcome": Settled(), "best_val_accuracy": record.best_val_accuracy or 0.0})
 
 
 def drive(search: PlannedSearch, ledger: Ledger, fake_trial: FakeTrial, *, slots: int = 4) -> list[TrialSpec]:
@@ -129,37 +129,69 @@ def test_a_complete_ledger_is_complete_before_anything_is_asked(
 # --- how a trial may end ----------------------------------------------------------------------------------------------
 
 
-def test_a_failed_trial_is_recorded_with_its_error(ledger: Ledger, make_planner: MakePlanner) -> None:
-    search = PlannedSearch(make_planner(), ledger)
-    spec = suggested(search, "a")
-    search.on_trial_complete("a", {"state": "failed", "error": "given up after 3 attempts: no sign of life"})
-    record = ledger.trial(spec.trial_id)
-    assert record is not None
-    assert (record.state, record.error) == (TrialState.FAILED, "given up after 3 attempts: no sign of life")
-    assert search.final == {0: record}
-
-
-def test_a_trial_tune_lost_keeps_its_reports(ledger: Ledger, make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
-    search = PlannedSearch(make_planner(), ledger)
-    spec = suggested(search, "a")
-    begun = replace(fake_trial(spec), state=TrialState.RUNNING)
-    ledger.write_trial(begun)
-    search.on_trial_complete("a", None, error=True)
-    record = ledger.trial(spec.trial_id)
-    assert record is not None
-    assert (record.state, record.reports) == (TrialState.FAILED, begun.reports)
-    assert record.error
-
-
-def test_a_failed_trial_keeps_what_its_slot_wrote(
-    ledger: Ledger, make_planner: MakePlanner, fake_trial: FakeTrial
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_trial_that_killed_its_workers_failed_and_keeps_what_they_wrote(
+    begun: bool, ledger: Ledger, make_planner: MakePlanner, fake_trial: FakeTrial
 ) -> None:
     search = PlannedSearch(make_planner(), ledger)
     spec = suggested(search, "a")
-    begun = replace(fake_trial(spec), state=TrialState.RUNNING, slot="slot-1", attempts=3)
+    open_record = TrialRecord(spec=spec, state=TrialState.RUNNING)
+    if begun:
+        open_record = replace(fake_trial(spec), state=TrialState.RUNNING, slot="slot-1", attempts=3)
+        ledger.write_trial(open_record)
+    search.on_trial_complete("a", {"outcome": Deadly("killed its worker three times")})
+    record = ledger.trial(spec.trial_id)
+    assert record == replace(open_record, state=TrialState.FAILED, error="killed its worker three times")
+    assert search.final == {0: record}
+
+
+@pytest.mark.parametrize("result", [None, {"outcome": Interrupted()}, {"outcome": Settled()}])
+def test_a_trial_that_tune_lost_is_not_blamed_and_handed_out_again(
+    result: dict[str, Any] | None, ledger: Ledger, make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    """Its actor died, Tune let go of it, or its record was read before the final one was to be seen."""
+    search = PlannedSearch(make_planner(), ledger)
+    first, second = suggested(search, "a"), suggested(search, "b")
+    begun = replace(fake_trial(first), state=TrialState.RUNNING)
     ledger.write_trial(begun)
-    search.on_trial_complete("a", {"state": "failed", "error": "given up after 3 attempts"})
-    assert ledger.trial(spec.trial_id) == replace(begun, state=TrialState.FAILED, error="given up after 3 attempts")
+    search.on_trial_complete("a", result, error=result is None)
+    assert ledger.trial(first.trial_id) == begun
+    assert search.final == {}
+    assert suggested(search, "c") == first
+    end(search, ledger, "c", fake_trial(first))
+    end(search, ledger, "b", fake_trial(second))
+    drive(search, ledger, fake_trial)
+    assert search.is_complete
+
+
+def test_the_last_trial_is_handed_out_again_too(
+    ledger: Ledger, make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    """Tune does not ask again once it was told FINISHED."""
+    search = PlannedSearch(make_planner(num_trials=2, confirm_top=0), ledger)
+    first, last = suggested(search, "a"), suggested(search, "b")
+    assert search.suggest("c") is None
+    end(search, ledger, "a", fake_trial(first))
+    assert search.suggest("c") is None
+    search.on_trial_complete("b", None, error=True)
+    assert suggested(search, "c") == last
+    end(search, ledger, "c", fake_trial(last))
+    assert search.suggest("d") == Searcher.FINISHED
+    assert search.is_complete
+
+
+def test_a_trial_that_tune_loses_again_and_again_ends_the_sweep_and_stays_open(
+    ledger: Ledger, make_planner: MakePlanner
+) -> None:
+    search = PlannedSearch(make_planner(), ledger)
+    for number in range(4):
+        assert search.abandoned is None
+        assert suggested(search, f"tune-{number}").index == 0
+        search.on_trial_complete(f"tune-{number}", None, error=True)
+    assert search.abandoned == "Ray Tune lost trial-00000 4 times"
+    assert search.suggest("more") == Searcher.FINISHED
+    assert not search.is_complete
+    assert ledger.trials() == []
 
 
 def test_the_slots_record_stands_whatever_tune_says(
@@ -179,8 +211,8 @@ def test_without_slots_the_sweep_is_abandoned_and_nothing_recorded(
 ) -> None:
     search = PlannedSearch(make_planner(), ledger)
     spec = suggested(search, "a")
-    search.on_trial_complete("a", {"state": "lost", "error": "no slot is left to run it: the node died"})
-    assert search.abandoned == "no slot is left to run it: the node died"
+    search.on_trial_complete("a", {"outcome": Lost("no slot is left: the node died")})
+    assert search.abandoned == "no slot is left: the node died"
     assert ledger.trial(spec.trial_id) is None
     assert search.suggest("b") == Searcher.FINISHED
     assert not search.is_complete
@@ -196,7 +228,7 @@ def test_an_interrupted_trial_stays_open(
     running = replace(fake_trial(spec), state=TrialState.RUNNING)
     if begun:
         ledger.write_trial(running)
-    search.on_trial_complete("a", {"state": "interrupted", "error": None})
+    search.on_trial_complete("a", {"outcome": Interrupted()})
     assert ledger.trial(spec.trial_id) == (running if begun else None)
     assert search.final == {}
     assert not search.is_complete

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from unfreeze.slots.board import Board
+from unfreeze.slots.outcome import Deadly, Interrupted, Lost, Settled
 
 SECONDS_LONG = 60.0  # a wait that a test never sits out
 Story = Callable[[Board], Coroutine[Any, Any, None]]
@@ -65,7 +66,7 @@ def test_jobs_are_taken_in_the_order_they_came() -> None:
         await submit(board, "one", "two", "three")
         assert [await board.take("a", 0), await board.take("b", 0)] == [job("one"), job("two")]
         assert await board.status() == {"slots": ["a", "b"], "queued": ["three"], "running": ["one", "two"]}
-        await board.finish("a", "one", 1, {"state": "finished"})
+        await board.finish("a", "one", 1, Settled())
         assert await board.take("a", 0) == job("three")
         assert await board.take("b", 0) == NOTHING
 
@@ -107,8 +108,8 @@ def test_a_follower_hears_as_soon_as_there_is_news() -> None:
         assert await asyncio.wait_for(waiting, 1) == {"reports": [report(1)], "outcome": None}
         waiting = asyncio.create_task(board.follow("job", 1, SECONDS_LONG))
         await asyncio.sleep(0.01)
-        await board.finish("slot-0", "job", 1, {"state": "finished"})
-        assert await asyncio.wait_for(waiting, 1) == {"reports": [], "outcome": {"state": "finished"}}
+        await board.finish("slot-0", "job", 1, Settled())
+        assert await asyncio.wait_for(waiting, 1) == {"reports": [], "outcome": Settled()}
 
     play(story)
 
@@ -183,11 +184,11 @@ def test_a_slot_that_comes_back_late_cannot_touch_the_run_that_replaced_it() -> 
         await board.join("slot-0")
         assert await board.take("b", 0) == job("job", attempt=2)
         assert not await board.push("slot-0", "job", 1, [report(1), report(7)])
-        await board.finish("slot-0", "job", 1, {"state": "failed"})
+        await board.finish("slot-0", "job", 1, Lost("late"))
         assert await board.follow("job", 0, 0) == {"reports": [report(1)], "outcome": None}
         assert await board.push("b", "job", 2, [report(1), report(2)])
-        await board.finish("b", "job", 2, {"state": "finished"})
-        assert (await board.follow("job", 2, 0))["outcome"] == {"state": "finished"}
+        await board.finish("b", "job", 2, Settled())
+        assert (await board.follow("job", 2, 0))["outcome"] == Settled()
 
     play(story)
 
@@ -198,7 +199,7 @@ def test_the_same_slot_in_an_earlier_attempt_is_stale_too() -> None:
         await board.join("slot-0")  # restarted, and takes its own job again
         assert await board.take("slot-0", 0) == job("job", attempt=2)
         assert not await board.push("slot-0", "job", 1, [report(1)])
-        await board.finish("slot-0", "job", 1, {"state": "failed"})
+        await board.finish("slot-0", "job", 1, Lost("late"))
         assert await board.push("slot-0", "job", 2, [report(1)])
         assert await board.follow("job", 0, 0) == {"reports": [report(1)], "outcome": None}
 
@@ -208,16 +209,16 @@ def test_the_same_slot_in_an_earlier_attempt_is_stale_too() -> None:
 def test_a_finished_job_stays_finished() -> None:
     async def story(board: Board) -> None:
         await start(board)
-        await board.finish("slot-0", "job", 1, {"state": "finished"})
-        await board.finish("slot-0", "job", 1, {"state": "failed"})
+        await board.finish("slot-0", "job", 1, Settled())
+        await board.finish("slot-0", "job", 1, Lost("late"))
         await board.join("slot-0")
         assert await board.take("slot-0", 0) == NOTHING
-        assert (await board.follow("job", 0, 0))["outcome"] == {"state": "finished"}
+        assert (await board.follow("job", 0, 0))["outcome"] == Settled()
 
     play(story)
 
 
-def test_after_three_attempts_a_job_has_failed() -> None:
+def test_a_job_that_kills_three_slots_without_a_report_is_deadly() -> None:
     async def story(board: Board) -> None:
         await submit(board, "poison", "good")
         await board.join("a")
@@ -225,10 +226,76 @@ def test_after_three_attempts_a_job_has_failed() -> None:
             assert await board.take("a", 0) == job("poison", attempt)
             assert (await board.follow("poison", 0, 0))["outcome"] is None
             await board.join("a")
-        outcome = (await board.follow("poison", 0, 0))["outcome"]
-        assert outcome["state"] == "failed"
-        assert "3 attempts" in outcome["error"]
+        assert (await board.follow("poison", 0, 0))["outcome"] == Deadly(
+            "killed its worker three times in a row without a report; the last time: its worker group was restarted"
+        )
         assert await board.take("a", 0) == job("good")
+
+    play(story)
+
+
+def test_a_job_that_comes_on_between_deaths_is_none_of_their_causes() -> None:
+    async def story(board: Board) -> None:
+        await submit(board, "long")
+        await board.join("a")
+        for attempt in range(1, 10):
+            assert await board.take("a", 0) == job("long", attempt)
+            if attempt % 3 == 0:
+                assert await board.push("a", "long", attempt, [report(k) for k in range(attempt)])
+            await board.join("a")
+        assert (await board.follow("long", 9, 0))["outcome"] is None
+
+    play(story)
+
+
+def test_a_slot_that_goes_down_over_a_job_says_why() -> None:
+    async def story(board: Board) -> None:
+        await submit(board, "poison")
+        await board.join("a")
+        for attempt in (1, 2, 3):
+            assert await board.take("a", 0) == job("poison", attempt)
+            await board.drop("a", "poison", attempt, f"AcceleratorError: illegal access {attempt}")
+            await board.drop("a", "poison", attempt, "the same again")  # Ray may call twice
+            await board.join("a")
+        outcome = (await board.follow("poison", 0, 0))["outcome"]
+        assert isinstance(outcome, Deadly)
+        assert outcome.error.endswith("the last time: AcceleratorError: illegal access 3")
+
+    play(story)
+
+
+def test_a_late_slot_drops_nothing() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        await board.join("b")
+        await board.lose("slot-0", "taken for dead")
+        assert await board.take("b", 0) == job("job", attempt=2)
+        await board.drop("slot-0", "job", 1, "too late")
+        assert await board.push("b", "job", 2, [report(1)])
+
+    play(story)
+
+
+@pytest.mark.parametrize("useful", ["report", "finish", "poison", "nothing"])
+def test_a_slot_is_started_again_as_long_as_it_gets_something_done(useful: str) -> None:
+    async def story(board: Board) -> None:
+        await board.expect(["slot-0"])
+        await start(board)
+        if useful == "report":
+            await board.push("slot-0", "job", 1, [report(1)])
+        elif useful == "finish":
+            await board.finish("slot-0", "job", 1, Settled())
+        elif useful == "poison":  # the job's doing
+            for attempt in (2, 3):
+                await board.join("slot-0")
+                assert await board.take("slot-0", 0) == job("job", attempt)
+        assert await board.lose("slot-0", "restarted too often") is (useful != "nothing")
+        await submit(board, "next")
+        outcome = (await board.follow("next", 0, 0))["outcome"]
+        assert outcome == (Lost("no slot is left: restarted too often") if useful == "nothing" else None)
+        if useful != "nothing":
+            await board.join("slot-0")
+            assert not await board.lose("slot-0", "this time it did nothing")
 
     play(story)
 
@@ -242,11 +309,9 @@ def test_when_no_slot_is_left_waiting_jobs_are_lost() -> None:
         assert (await board.follow("waiting", 0, 0))["outcome"] is None
         await board.lose("a", "the node died")
         for name in ("running", "waiting"):
-            outcome = (await board.follow(name, 0, 0))["outcome"]
-            assert outcome["state"] == "lost"
-            assert "the node died" in outcome["error"]
+            assert (await board.follow(name, 0, 0))["outcome"] == Lost("no slot is left: the node died")
         await submit(board, "later")
-        assert (await board.follow("later", 0, 0))["outcome"]["state"] == "lost"
+        assert (await board.follow("later", 0, 0))["outcome"] == Lost("no slot is left: the node died")
 
     play(story)
 
@@ -273,8 +338,8 @@ def test_the_last_followers_leaving_ends_a_running_job_at_its_next_report() -> N
         assert await board.push("slot-0", "job", 1, [report(1)])
         await board.leave("job", "g")
         assert not await board.push("slot-0", "job", 1, [report(1), report(2)])
-        await board.finish("slot-0", "job", 1, {"state": "interrupted"})
-        assert (await board.follow("job", 2, 0))["outcome"] == {"state": "interrupted"}
+        await board.finish("slot-0", "job", 1, Interrupted())
+        assert (await board.follow("job", 2, 0))["outcome"] == Interrupted()
 
     play(story)
 
@@ -283,7 +348,7 @@ def test_a_queued_job_that_nobody_follows_never_starts() -> None:
     async def story(board: Board) -> None:
         await submit(board, "one", "two")
         await board.leave("one", "f")
-        assert (await board.follow("one", 0, 0))["outcome"] == {"state": "interrupted"}
+        assert (await board.follow("one", 0, 0))["outcome"] == Interrupted()
         await board.join("a")
         assert await board.take("a", 0) == job("two")
 
@@ -295,7 +360,7 @@ def test_a_cancelled_job_whose_slot_dies_is_interrupted_not_queued() -> None:
         await start(board)
         await board.leave("job", "f")
         await board.join("slot-0")
-        assert (await board.follow("job", 0, 0))["outcome"] == {"state": "interrupted"}
+        assert (await board.follow("job", 0, 0))["outcome"] == Interrupted()
         assert await board.take("slot-0", 0) == NOTHING
 
     play(story)
@@ -304,10 +369,10 @@ def test_a_cancelled_job_whose_slot_dies_is_interrupted_not_queued() -> None:
 def test_leaving_a_finished_job_changes_nothing() -> None:
     async def story(board: Board) -> None:
         await start(board)
-        await board.finish("slot-0", "job", 1, {"state": "finished"})
+        await board.finish("slot-0", "job", 1, Settled())
         for _ in range(2):
             await board.leave("job", "f")
-        assert (await board.follow("job", 0, 0))["outcome"] == {"state": "finished"}
+        assert (await board.follow("job", 0, 0))["outcome"] == Settled()
 
     play(story)
 
@@ -358,8 +423,8 @@ def test_a_resumed_jobs_follower_sees_every_report_once(seen_before: int) -> Non
         for number in range(2, 6):  # from the checkpoint of the first report
             await board.push("b", "job", 2, [report(k) for k in range(1, number + 1)])
             seen += (await board.follow("job", len(seen), 0))["reports"]
-        await board.finish("b", "job", 2, {"state": "finished"})
-        assert await board.follow("job", len(seen), 0) == {"reports": [], "outcome": {"state": "finished"}}
+        await board.finish("b", "job", 2, Settled())
+        assert await board.follow("job", len(seen), 0) == {"reports": [], "outcome": Settled()}
         assert seen == [report(k) for k in range(1, 6)]
 
     play(story)

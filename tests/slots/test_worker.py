@@ -1,10 +1,13 @@
-"""A slot's worker where a trial cannot be run. No Ray: rank 1 of two, the one that does not speak to the board."""
+"""A slot's worker and its trials, without Ray: alone, or as rank 1 of two, which does not speak to the board."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -12,12 +15,13 @@ from torch import nn
 from unfreeze.data.pixels.decode import make_array
 from unfreeze.data.pixels.part import Part
 from unfreeze.data.sets.catalog import Dataset
-from unfreeze.errors import DeviceMemoryError
+from unfreeze.errors import DataError, DeviceMemoryError, SelectionError, StorageError
 from unfreeze.finetune.parallel import Worker
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.load import load_config
 from unfreeze.models.build import build_base
-from unfreeze.records import TrialSpec, TrialState, to_dict
+from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict
+from unfreeze.slots.outcome import Lost, Settled
 from unfreeze.slots.slot import Slot
 from unfreeze.slots.worker import run_job
 from unfreeze.slots.writer import Writer
@@ -76,6 +80,109 @@ def test_of_several_workers_the_one_without_memory_records_why_and_the_trial_is_
     run_job(slot, {**JOB, "attempt": 2})
     assert forwards == [4]
     assert slot.ledger.trial(SPEC.trial_id) == record
+
+
+class Remote:
+    """A board's method as Ray offers it; what it was called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def remote(self, *arguments: Any) -> Any:
+        self.calls.append(arguments)
+        return True
+
+
+class FakeBoard:
+    def __init__(self) -> None:
+        self.push, self.finish, self.drop = Remote(), Remote(), Remote()
+
+
+@pytest.fixture
+def alone(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> Slot:
+    """The slot as its own leader, with a board that notes what it hears."""
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    return replace(slot, worker=Worker(rank=0, world_size=1), board=FakeBoard())
+
+
+def breaking_with(error: Exception, slot: Slot) -> None:
+    def breaks(*_: Any) -> None:
+        raise error
+
+    slot.warm.module.patch_embed.register_forward_pre_hook(breaks)
+
+
+def test_a_trial_ends_and_the_board_hears_it(alone: Slot) -> None:
+    run_job(alone, JOB)
+    record = alone.ledger.trial(SPEC.trial_id)
+    assert record is not None
+    assert record.state is TrialState.FINISHED
+    assert alone.board.finish.calls == [("slot-0", SPEC.trial_id, 1, Settled())]
+
+
+@pytest.mark.parametrize(
+    "error", [DeviceMemoryError("one image alone does not fit"), SelectionError("nothing to adapt")]
+)
+def test_what_would_happen_again_is_the_trials_and_recorded(error: Exception, alone: Slot) -> None:
+    breaking_with(error, alone)
+    run_job(alone, JOB)
+    record = alone.ledger.trial(SPEC.trial_id)
+    assert record is not None
+    assert (record.state, record.error) == (TrialState.FAILED, f"{type(error).__name__}: {error}")
+    assert alone.board.finish.calls == [("slot-0", SPEC.trial_id, 1, Settled())]
+
+
+@pytest.mark.parametrize("error", [StorageError("cannot write"), DataError("no such folder")])
+def test_what_the_infrastructure_lacks_leaves_the_trial_open_and_the_slot_alive(error: Exception, alone: Slot) -> None:
+    breaking_with(error, alone)
+    run_job(alone, JOB)
+    record = alone.ledger.trial(SPEC.trial_id)
+    assert record is not None
+    assert record.state is TrialState.RUNNING
+    assert alone.board.finish.calls == [("slot-0", SPEC.trial_id, 1, Lost(f"{type(error).__name__}: {error}"))]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.AcceleratorError("CUDA error: an illegal memory access"), RuntimeError("?"), OSError("?")]
+)
+def test_a_sticky_device_error_and_what_nobody_foresaw_end_the_slot_not_the_trial(
+    error: Exception, alone: Slot
+) -> None:
+    breaking_with(error, alone)
+    with pytest.raises(type(error)):
+        run_job(alone, JOB)
+    record = alone.ledger.trial(SPEC.trial_id)
+    assert record is not None
+    assert record.state is TrialState.RUNNING
+    assert alone.board.drop.calls == [("slot-0", SPEC.trial_id, 1, f"{type(error).__name__}: {error}")]
+    assert alone.board.finish.calls == []
+
+
+def test_a_slot_that_was_given_up_changes_nothing_of_its_successors(alone: Slot) -> None:
+    """It finishes what another slot has taken up meanwhile."""
+    theirs = TrialRecord(spec=SPEC, state=TrialState.RUNNING, slot="slot-1", attempts=2)
+    key = f"checkpoints/{SPEC.trial_id}/last.safetensors"
+    ledger = alone.ledger
+
+    class Takeover(Remote):
+        def remote(self, *arguments: Any) -> Any:
+            ledger.write_trial(theirs)
+            ledger.write_bytes(key, b"to go on from")
+            return True
+
+    alone.board.push = Takeover()
+    run_job(alone, JOB)
+    assert ledger.trial(SPEC.trial_id) == theirs
+    assert ledger.read_bytes(key) == b"to go on from"
+
+
+def test_a_damaged_checkpoint_is_started_over_not_held_against_the_trial(alone: Slot) -> None:
+    alone.ledger.write_trial(TrialRecord(spec=SPEC, state=TrialState.RUNNING))
+    alone.ledger.write_bytes(f"checkpoints/{SPEC.trial_id}/last.safetensors", b"torn")
+    run_job(alone, JOB)
+    record = alone.ledger.trial(SPEC.trial_id)
+    assert record is not None
+    assert (record.state, record.attempts) == (TrialState.FINISHED, 2)
 
 
 def test_an_error_that_another_worker_caused_is_left_to_that_one(slot: Slot) -> None:

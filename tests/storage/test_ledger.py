@@ -117,6 +117,21 @@ def test_a_loss_that_is_not_a_number_comes_back(ledger: Ledger) -> None:
     assert read.reports[0].train_loss != read.reports[0].train_loss
 
 
+def test_what_tune_lost_in_an_older_ledger_is_open(ledger: Ledger) -> None:
+    lost = replace(make_record(3, TrialState.FAILED), error="Tune lost the trial; see Ray's logs")
+    own = make_record(4, TrialState.FAILED)
+    for record in (lost, own):
+        ledger.write_trial(record)
+    opened = replace(lost, state=TrialState.RUNNING, error=None)
+    assert ledger.trials() == [opened, own]
+    assert ledger.trial("trial-00003") == opened
+
+
+def test_failed_trials_may_be_asked_for_again(ledger: Ledger) -> None:
+    ledger.claim(config_with())
+    assert ledger.is_claimed(config_with(sweep={"retry_failed": True}))
+
+
 def test_trials_come_by_index(ledger: Ledger) -> None:
     assert ledger.trials() == []
     assert ledger.trial("trial-00000") is None

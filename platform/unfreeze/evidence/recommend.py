@@ -42,13 +42,17 @@ def recommend(
 
     By the model's expectation where there are ``contenders``, which has the luck of single runs taken out: of those
     run on two seeds or more, as soon as there are any. Otherwise by mean accuracy, of those run on the most seeds: a
-    configuration seen once cannot outrank one confirmed with three, its number is the luckiest of many. ``tests``: as
-    for `choose_rates`.
+    configuration seen once cannot outrank one confirmed with three, its number is the luckiest of many. A run that
+    failed counts as run: a broken confirmation must not drop the winner. ``tests``: as for `choose_rates`.
     """
+    records = list(records)
     choices = choose_rates(records, tests=tests, contenders=contenders)
-    most_seeds = max((choice.num_seeds for choice in choices), default=0)
+    seeds = [
+        _count_seeds(records, choice.selection, choice.learning_rate, alone=bool(contenders)) for choice in choices
+    ]
+    most_seeds = max(seeds, default=0)
     enough = min(most_seeds, _ENOUGH_SEEDS) if contenders else most_seeds
-    return next((choice for choice in choices if choice.num_seeds >= enough), None)
+    return next((choice for choice, number in zip(choices, seeds, strict=True) if number >= enough), None)
 
 
 def choose_rates(
@@ -62,6 +66,7 @@ def choose_rates(
     Accuracy is that of validation, or, once ``tests`` (trial → its result on the test images, `search.select_on` test
     alone) has every finished trial, of test.
     """
+    records = list(records)
     finished = _finished(records)
     if tests is not None and not all(record.spec.trial_id in tests for record in finished):
         tests = None
@@ -76,11 +81,12 @@ def choose_rates(
         rates = groups.setdefault(record.spec.selection, {})
         rates.setdefault(record.spec.learning_rate, {})[record.spec.seed] = record
     choices = []
-    for rates in groups.values():
-        enough = max(len(group) for group in rates.values())
+    for selection, rates in groups.items():
+        seeds = {rate: _count_seeds(records, selection, rate, alone=bool(contenders)) for rate in rates}
+        enough = max(seeds.values())
         if contenders:
             enough = min(enough, _ENOUGH_SEEDS)
-        candidates = [list(group.values()) for group in rates.values() if len(group) >= enough]
+        candidates = [list(group.values()) for rate, group in rates.items() if seeds[rate] >= enough]
         choices.append(max((_describe(group, tests) for group in candidates), key=rank))
     return sorted(choices, key=rank, reverse=True)
 
@@ -119,6 +125,16 @@ def _mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
 
 def _finished(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     return [record for record in records if record.state is TrialState.FINISHED and record.reports]
+
+
+def _count_seeds(records: Sequence[TrialRecord], selection: str, rate: float, *, alone: bool) -> int:
+    """Seeds that a configuration was confirmed with: a run that failed says nothing against it and counts with those
+    that finished, of which there must be two unless one ``alone`` will do."""
+    own = [r for r in records if (r.spec.selection, r.spec.learning_rate) == (selection, rate)]
+    finished = {record.spec.seed for record in _finished(own)}
+    if len(finished) < _ENOUGH_SEEDS and not alone:
+        return len(finished)
+    return len(finished | {record.spec.seed for record in own if record.state is TrialState.FAILED})
 
 
 def _merit(record: TrialRecord) -> tuple[float, int, int]:

@@ -1,6 +1,7 @@
 """The planner as a Ray Tune searcher: Tune asks it for trials and tells it of their ends, the ledger knows the rest."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -9,10 +10,13 @@ from ray.tune.search import Searcher
 
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict
 from unfreeze.search.budget import losers
-from unfreeze.slots.board import LOST
+from unfreeze.slots.outcome import Deadly, Lost, failed
 from unfreeze.storage.ledger import Ledger
 
 logger = logging.getLogger(__name__)
+
+# A trial that Tune or the board let go of is handed out again so many times before the sweep is.
+_MAX_REPEATS = 3
 
 
 class Plan(Protocol):
@@ -43,10 +47,12 @@ class PlannedSearch(Searcher):
         records = {record.spec.index: record for record in ledger.trials()}
         self._recorded = {index: record.spec for index, record in records.items()}
         self._planned: dict[int, TrialSpec] = {}
-        self._by_tune_id: dict[str, TrialSpec] = {}
+        self._running: dict[str, TrialSpec] = {}  # by Tune's id
+        self._open: list[TrialSpec] = []  # ended without an outcome: handed out again
+        self._repeats: Counter[int] = Counter()
         self._next_index = 0
         self.final = {index: record for index, record in records.items() if record.state.is_final}
-        self.abandoned: str | None = None  # why nothing more is tried: no slot is left
+        self.abandoned: str | None = None  # why nothing more is tried: the infrastructure's fault
 
     @property
     def max_trials(self) -> int:
@@ -63,38 +69,52 @@ class PlannedSearch(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         while not self.abandoned:
+            if self._open:
+                return self._hand_out(trial_id, self._open.pop(0))
             index = self._next_index
             if not self._planner.is_ready(index, self.final):
                 return None
             spec = self._recorded.get(index) or self._planner.plan(index, self.final, self._planned)
             if spec is None:
-                break
+                # Tune does not ask again after FINISHED, and what runs may yet have to be handed out again.
+                return None if self._running else Searcher.FINISHED
             self._planned[index] = spec
             self._next_index += 1
             if index not in self.final:
-                self._by_tune_id[trial_id] = spec
-                return {"trial": to_dict(spec)}
+                return self._hand_out(trial_id, spec)
         return Searcher.FINISHED
 
+    def _hand_out(self, trial_id: str, spec: TrialSpec) -> dict[str, Any]:
+        self._running[trial_id] = spec
+        return {"trial": to_dict(spec)}
+
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Read the outcome from the ledger; a trial that failed without leaving one there is recorded."""
-        spec = self._by_tune_id[trial_id]
-        outcome = result or {}
-        if outcome.get("state") == LOST:
-            self.abandoned = outcome["error"]
+        """Read the outcome from the ledger. Where there is none the trial stays open, unless it kills its workers."""
+        spec, outcome = self._running.pop(trial_id), (result or {}).get("outcome")
         record = self._ledger.trial(spec.trial_id)
         if record is None or not record.state.is_final:
-            if not error and outcome.get("state") != TrialState.FAILED:
-                return  # interrupted: its checkpoint stands, the next run of the sweep goes on with it
-            reason = outcome.get("error") or "Tune lost the trial; see Ray's logs"
-            begun = record or TrialRecord(spec=spec, state=TrialState.RUNNING)
-            record = replace(begun, state=TrialState.FAILED, error=reason)
+            if not isinstance(outcome, Deadly):
+                self._leave_open(spec, outcome.reason if isinstance(outcome, Lost) else None)
+                return
+            record = failed(record or TrialRecord(spec=spec, state=TrialState.RUNNING), outcome.error)
             self._ledger.write_trial(record)
         if record.error:
             logger.warning("%s (%s) %s: %s", spec.trial_id, spec.selection, record.state, record.error)
         self.final[spec.index] = record
         if self._max_checkpoint_bytes:
             self._make_room()
+
+    def _leave_open(self, spec: TrialSpec, reason: str | None) -> None:
+        """No outcome, and not by the trial's fault. ``reason``: what the infrastructure lacks; None: Tune lost sight of
+        the trial, or let go of it."""
+        self._repeats[spec.index] += 1
+        if reason is None and self._repeats[spec.index] > _MAX_REPEATS:
+            reason = f"Ray Tune lost {spec.trial_id} {self._repeats[spec.index]} times"
+        if reason is not None:
+            self.abandoned = self.abandoned or reason
+            return
+        logger.warning("%s ended without an outcome and is run again: Ray Tune lost sight of it", spec.trial_id)
+        self._open = sorted([*self._open, spec], key=lambda open_spec: open_spec.index)
 
     def _make_room(self) -> None:
         """Delete the losers' checkpoints, where all together are larger than the sweep may keep."""

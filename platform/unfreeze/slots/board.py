@@ -7,23 +7,22 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from unfreeze.slots.outcome import Deadly, Interrupted, Lost, Outcome
+
 logger = logging.getLogger(__name__)
 
-# A job that took this many slots down with it is given up; more would only burn accelerators.
-_MAX_ATTEMPTS = 3
-# The state of a job that no slot is left to run: not the trial's fault, so nothing is recorded and it runs next time.
-LOST = "lost"
-# The state of a cancelled job: its last checkpoint stands and it goes on next time.
-INTERRUPTED = "interrupted"
+# A job that took this many slots down in a row without a new report is given up; more would only burn accelerators.
+_MAX_FRUITLESS = 3
 
 
 @dataclass(slots=True)
 class _Job:
     trial: dict[str, Any]
     attempt: int = 0  # times a slot took it
+    fruitless: int = 0  # the last so many of them brought no report
     slot: str | None = None
     reports: list[dict[str, Any]] = field(default_factory=list)
-    outcome: dict[str, Any] | None = None
+    outcome: Outcome | None = None
     followers: set[str] = field(default_factory=set)
     cancelled: bool = False
 
@@ -32,6 +31,7 @@ class _Job:
 class _Slot:
     last_heard: float
     job_id: str | None = None
+    is_useful: bool = False  # it has brought a report, or a job to its end
 
 
 class Board:
@@ -60,9 +60,11 @@ class Board:
         if known is not None:
             known.followers.add(follower)
             known.cancelled = False
-            if known.outcome is not None and known.outcome["state"] == INTERRUPTED:
+            if isinstance(known.outcome, Interrupted | Lost):
                 known.outcome = None
+                known.fruitless = 0
                 self._queue.append(job_id)
+                self._drop_if_no_slot_is_left()
                 await self._announce()
             return
         self._jobs[job_id] = _Job(trial, followers={follower})
@@ -90,7 +92,7 @@ class Board:
         job.cancelled = True
         if job.outcome is None and job_id in self._queue:
             self._queue.remove(job_id)
-            job.outcome = {"state": INTERRUPTED}
+            job.outcome = Interrupted()
         await self._announce()
 
     # --- the slots' side --------------------------------------------------------------------------------------------
@@ -100,7 +102,8 @@ class Board:
         if self._reaper is None:
             self._reaper = asyncio.create_task(self._reap())
         await self._release(slot_id, "its worker group was restarted")
-        self._slots[slot_id] = _Slot(last_heard=time.monotonic())
+        before = self._slots.get(slot_id)
+        self._slots[slot_id] = _Slot(last_heard=time.monotonic(), is_useful=before is not None and before.is_useful)
         await self._announce()
 
     async def take(self, slot_id: str, wait_s: float) -> dict[str, Any]:
@@ -114,6 +117,7 @@ class Board:
         job_id = self._queue.pop(0)
         job = self._jobs[job_id]
         job.attempt += 1
+        job.fruitless += 1
         job.slot = slot_id
         self._slots[slot_id].job_id = job_id
         return {"job": {"job_id": job_id, "trial": job.trial, "attempt": job.attempt}}
@@ -127,17 +131,26 @@ class Board:
         # A resumed job repeats nothing: its followers have seen a prefix of these.
         if len(reports) > len(job.reports):
             job.reports = reports
+            job.fruitless = 0
+            self._slots[slot_id].is_useful = True
         await self._announce()
         return not job.cancelled
 
-    async def finish(self, slot_id: str, job_id: str, attempt: int, outcome: dict[str, Any]) -> None:
+    async def finish(self, slot_id: str, job_id: str, attempt: int, outcome: Outcome) -> None:
         """A job is over; its slot is free."""
         self._hear(slot_id)
         job = self._jobs[job_id]
         if self._is_current(job, slot_id, attempt):
             job.outcome = outcome
             self._slots[slot_id].job_id = None
+            self._slots[slot_id].is_useful = True
         await self._announce()
+
+    async def drop(self, slot_id: str, job_id: str, attempt: int, reason: str) -> None:
+        """A slot goes down over a job and could still say why."""
+        if self._is_current(self._jobs[job_id], slot_id, attempt):
+            await self._release(slot_id, reason)
+            await self._announce()
 
     async def heartbeat(self, slot_id: str) -> None:
         self._hear(slot_id)
@@ -148,15 +161,18 @@ class Board:
         """Which slots there should be; when the last is lost, waiting jobs end as lost instead of waiting for ever."""
         self._expected_slots = set(slot_ids)
 
-    async def lose(self, slot_id: str, reason: str) -> None:
-        """A slot will not come back."""
-        self._last_loss = reason
-        if self._expected_slots is not None:
-            self._expected_slots.discard(slot_id)
+    async def lose(self, slot_id: str, reason: str) -> bool:
+        """A slot's Train run has failed. True: start another; False: the slot got nothing done, it is given up."""
         await self._release(slot_id, reason)
-        self._slots.pop(slot_id, None)
-        self._drop_if_no_slot_is_left()
+        slot = self._slots.pop(slot_id, None)
+        is_useful = slot is not None and slot.is_useful
+        if not is_useful:
+            self._last_loss = reason
+            if self._expected_slots is not None:
+                self._expected_slots.discard(slot_id)
+            self._drop_if_no_slot_is_left()
         await self._announce()
+        return is_useful
 
     async def status(self) -> dict[str, Any]:
         """Slots that are up, jobs waiting, jobs running."""
@@ -193,9 +209,10 @@ class Board:
         job.slot = None
         logger.warning("%s lost %s (attempt %d): %s", slot_id, job_id, job.attempt, reason)
         if job.cancelled:
-            job.outcome = {"state": INTERRUPTED}
-        elif job.attempt >= _MAX_ATTEMPTS:
-            job.outcome = {"state": "failed", "error": f"given up after {job.attempt} attempts: {reason}"}
+            job.outcome = Interrupted()
+        elif job.fruitless >= _MAX_FRUITLESS:
+            job.outcome = Deadly(f"killed its worker three times in a row without a report; the last time: {reason}")
+            slot.is_useful = True
         else:
             self._queue.insert(0, job_id)  # first in line: its checkpoint is the furthest
 
@@ -204,7 +221,7 @@ class Board:
             return
         while self._queue:
             job = self._jobs[self._queue.pop(0)]
-            job.outcome = {"state": LOST, "error": f"no slot is left to run it: {self._last_loss}"}
+            job.outcome = Lost(f"no slot is left: {self._last_loss}")
 
     def _is_current(self, job: _Job, slot_id: str, attempt: int) -> bool:
         return job.outcome is None and job.slot == slot_id and job.attempt == attempt

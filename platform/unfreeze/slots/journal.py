@@ -1,13 +1,17 @@
 """A trial's record and checkpoints, as its slot reads them at the start and writes them beside the training."""
 
 import contextlib
+import logging
 from dataclasses import replace
 
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import CheckpointError, UnfreezeError
 from unfreeze.finetune.checkpoint import Checkpoint
 from unfreeze.finetune.loop import Progress
 from unfreeze.records import TrialRecord, TrialSpec, TrialState
+from unfreeze.slots.outcome import failed
 from unfreeze.slots.slot import Slot
+
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -20,11 +24,11 @@ class Journal:
         self._slot, self._trial = slot, trial
         # Read once and told to all ranks: a slot that was given up may still be writing.
         self._before: TrialRecord | None = slot.agree(slot.ledger.trial(trial.trial_id) if slot.is_leader else None)
+        self._attempt = self._before.attempts + 1 if self._before is not None else 1
         if self._before is not None and self._before.state.is_final:
             self.record = self._before
             return
-        attempts = self._before.attempts + 1 if self._before is not None else 1
-        self.record = TrialRecord(spec=trial, state=TrialState.RUNNING, slot=slot.slot_id, attempts=attempts)
+        self.record = TrialRecord(spec=trial, state=TrialState.RUNNING, slot=slot.slot_id, attempts=self._attempt)
 
     def open(self) -> Checkpoint | None:
         """Write that this attempt has begun; returns where to go on from, None where the trial starts over."""
@@ -47,7 +51,7 @@ class Journal:
         What a record names is there before it, and its reports are there before the checkpoint that goes on from them:
         a kill in between leaves a report too many, never one too few.
         """
-        ledger, trial_id = self._slot.ledger, self._trial.trial_id
+        ledger = self._slot.ledger
         parameters = self._slot.warm.module.parameters()
         self.record = replace(
             self.record,
@@ -61,9 +65,8 @@ class Journal:
         record = self.record
 
         def write() -> None:
-            now = ledger.trial(trial_id)
-            if now is not None and (now.state.is_final or now.attempts > record.attempts):
-                return  # this slot was given up, and another has the trial
+            if self._is_late():
+                return
             if best is not None:
                 ledger.write_bytes(self._key("best"), best.to_bytes())
             ledger.write_trial(record)
@@ -77,22 +80,36 @@ class Journal:
         self._slot.writer.flush()
         self.record = replace(self.record, state=state)
 
-    def break_off(self, state: TrialState, error: str) -> None:
-        """The loop was cut: what was last written stands, with ``state`` and ``error``."""
-        with contextlib.suppress(UnfreezeError, RuntimeError):  # the writer's may be what cut it
-            self._slot.writer.flush()
-        written = self._slot.ledger.trial(self._trial.trial_id) or self.record
-        self.record = replace(written, state=state, error=error)
+    def diverge(self, error: str) -> None:
+        """The loop was cut by the loss: what was last written stands."""
+        self.record = replace(self._as_written(), state=TrialState.DIVERGED, error=error)
+
+    def fail(self, error: Exception) -> None:
+        """The loop was cut by an error that is the trial's own: what was last written stands."""
+        self.record = failed(self._as_written(), f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Write a final record, which has no use for a checkpoint to go on from; an open one is left to go on."""
-        if self._slot.is_leader and self.record.state.is_final:
-            if self.record is not self._before:
-                self.write()
-            self._slot.ledger.delete(self._key("last"))
+        if not self._slot.is_leader or not self.record.state.is_final:
+            return
+        if self.record is not self._before:
+            if self._is_late():
+                return
+            self.write()
+        self._slot.ledger.delete(self._key("last"))
 
     def write(self) -> None:
         self._slot.ledger.write_trial(self.record)
+
+    def _as_written(self) -> TrialRecord:
+        with contextlib.suppress(UnfreezeError, RuntimeError):  # the writer's may be what cut the loop
+            self._slot.writer.flush()
+        return self._slot.ledger.trial(self._trial.trial_id) or self.record
+
+    def _is_late(self) -> bool:
+        """Whether this slot was given up and another has the trial: its record and checkpoints are no longer ours."""
+        now = self._slot.ledger.trial(self._trial.trial_id)
+        return now is not None and (now.state.is_final or now.attempts > self._attempt)
 
     def _read_checkpoint(self) -> Checkpoint | None:
         """The trial's last checkpoint with the reports up to it; None where there is none that fits."""
@@ -103,7 +120,11 @@ class Journal:
         data = slot.agree(data)
         if data is None or self._before is None:
             return None
-        checkpoint = Checkpoint.from_bytes(data, base_digest=slot.warm.base.facts.digest)
+        try:
+            checkpoint = Checkpoint.from_bytes(data, base_digest=slot.warm.base.facts.digest)
+        except CheckpointError as error:
+            logger.warning("%s starts over: %s", self._trial.trial_id, error)
+            return None
         images = checkpoint.step * slot.config.finetune.batch_size
         reports = tuple(report for report in self._before.reports if report.images_seen <= images)
         if checkpoint.spec != self._trial or not reports or reports[-1].images_seen != images:

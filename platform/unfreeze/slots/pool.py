@@ -56,18 +56,21 @@ class SlotPool:
                 thread.join(_CLOSE_TIMEOUT_S)
 
     def _keep(self, slot_id: str) -> None:
-        """Run one slot until it goes home or fails more often than allowed; then the board hears of it."""
-        try:
-            self._run(slot_id)
-            reason = "it went home"
-        except Exception as error:  # whatever was raised where, the slot is gone and its job must go elsewhere
-            reason = f"{type(error).__name__}: {error}"
-        if self._closed:  # Ray may be shut down by now, and any call would start it again
-            return
-        logger.error("%s is lost: %s", slot_id, reason)
-        ray.get(self._board.lose.remote(slot_id, reason))
+        """Keep one slot up until it goes home, or its workers are restarted again and again for nothing."""
+        while True:
+            try:
+                self._run(slot_id)
+                reason = "it went home"
+            except Exception as error:  # whatever was raised where, the slot is gone and its job must go elsewhere
+                reason = f"{type(error).__name__}: {error}"
+            if self._closed:  # Ray may be shut down by now, and any call would start it again
+                return
+            logger.error("%s went down: %s", slot_id, reason)
+            if not ray.get(self._board.lose.remote(slot_id, reason)):
+                return
 
     def _run(self, slot_id: str) -> None:
+        """One Train run of a slot."""
         cluster = self._config.cluster
         arguments = {
             "slot_id": slot_id,

@@ -7,6 +7,7 @@ import ray
 from ray import tune
 
 from unfreeze.records import trial_spec_from_dict
+from unfreeze.slots.outcome import Outcome
 
 _POLL_S = 30.0
 
@@ -24,7 +25,7 @@ class SlotTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """The next report. The last result of a trial repeats its final numbers, with ``done``."""
         reports: list[dict[str, Any]] = []
-        outcome: dict[str, Any] | None = None
+        outcome: Outcome | None = None
         while not reports and outcome is None:
             news = ray.get(self._board.follow.remote(self._job_id, self._seen, _POLL_S))
             reports, outcome = news["reports"], news["outcome"]
@@ -36,8 +37,7 @@ class SlotTrial(tune.Trainable):
             **self._latest,
             "best_val_accuracy": self._best,
             "done": outcome is not None,
-            "state": outcome["state"] if outcome else "running",
-            "error": (outcome or {}).get("error"),
+            "outcome": outcome,
         }
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -5,12 +5,11 @@ from typing import Any
 
 import ray
 
-from unfreeze.errors import UnfreezeError
 from unfreeze.finetune.loop import Diverged, finetune
 from unfreeze.records import TrialState, to_dict, trial_spec_from_dict
-from unfreeze.slots.board import INTERRUPTED
 from unfreeze.slots.cutoff import misses_cutoff
 from unfreeze.slots.journal import Journal
+from unfreeze.slots.outcome import Fault, Interrupted, Lost, Outcome, Settled, whose
 from unfreeze.slots.slot import Slot, warm_up
 
 logger = logging.getLogger(__name__)
@@ -39,28 +38,45 @@ def next_job(slot: Slot) -> dict[str, Any] | None:
 
 
 def run_job(slot: Slot, job: dict[str, Any]) -> None:
-    """Train one job to its end; whatever happens, the slot lives on and the ledger knows."""
+    """Train one job and tell the board how it ended.
+
+    Raises what is the slot's fault, so that its processes are made anew, and of several workers whatever it is: the
+    others wait in a collective, and only a restarted group is in step again.
+    """
+    about = (slot.slot_id, job["job_id"], job["attempt"])
+    try:
+        outcome = attempt(slot, job)
+    except Exception as error:
+        fault, reason = whose(error), f"{type(error).__name__}: {error}"
+        logger.exception("%s: the %s's fault", job["job_id"], fault)
+        if slot.is_leader and fault is Fault.SLOT:
+            ray.get(slot.board.drop.remote(*about, reason))
+        elif slot.is_leader:
+            ray.get(slot.board.finish.remote(*about, Settled() if fault is Fault.TRIAL else Lost(reason)))
+        if fault is Fault.SLOT or slot.worker.world_size > 1:
+            raise
+        return
+    if slot.is_leader:
+        ray.get(slot.board.finish.remote(*about, outcome))
+
+
+def attempt(slot: Slot, job: dict[str, Any]) -> Outcome:
+    """Train one job to its end. Raises what is not the trial's doing; what is, the ledger knows."""
     journal = Journal(slot, trial_spec_from_dict(job["trial"]))
     if not journal.record.state.is_final:  # else the slot that ran it died between the ledger and the board
         try:
             journal.settle(train(slot, journal, job))
         except Diverged as error:
-            journal.break_off(TrialState.DIVERGED, str(error))
-        except (UnfreezeError, RuntimeError) as error:  # RuntimeError: out of memory and other device errors
-            logger.exception("%s failed", job["job_id"])
-            journal.break_off(TrialState.FAILED, f"{type(error).__name__}: {error}")
-            if slot.worker.world_size > 1:
-                # The other ranks wait in a collective; only a restarted group is in step again. What another attempt
-                # would meet again is recorded by whichever rank met it, or it would take the slot down once more each
-                # time.
-                if isinstance(error, UnfreezeError):
-                    journal.write()
+            journal.diverge(str(error))
+        except Exception as error:
+            if whose(error) is not Fault.TRIAL:
+                raise
+            journal.fail(error)
+            if slot.worker.world_size > 1:  # recorded by whichever rank met it, or each attempt would meet it again
+                journal.write()
                 raise
     journal.close()
-    if slot.is_leader:
-        state = journal.record.state
-        outcome = {"state": str(state) if state.is_final else INTERRUPTED, "error": journal.record.error}
-        ray.get(slot.board.finish.remote(slot.slot_id, job["job_id"], job["attempt"], outcome))
+    return Settled() if journal.record.state.is_final else Interrupted()
 
 
 def train(slot: Slot, journal: Journal, job: dict[str, Any]) -> TrialState:

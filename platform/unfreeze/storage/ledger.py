@@ -1,15 +1,20 @@
 """The ledger: a sweep's append-only record, and the only truth. Optuna's study and MLflow's runs are views of it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from unfreeze.config import Config, changed_keys, config_to_dict
 from unfreeze.errors import StorageError, SweepMismatchError
-from unfreeze.records import TestResult, TrialRecord, to_dict, trial_record_from_dict
+from unfreeze.records import TestResult, TrialRecord, TrialState, to_dict, trial_record_from_dict
 from unfreeze.storage.base import Storage, open_storage
 
 # What may differ between two runs of one sweep: where it runs and who watches, never what it computes.
 _FREE_SECTIONS = ("cluster", "tracking", "trial", "probe", "paper", "dry_run")
+# Besides the node-local cache: the same runs, chosen from differently or begun again.
+_FREE_OPTIONS = {"data": ("cache_dir",), "search": ("select_on",), "sweep": ("retry_failed",)}
+# Until November 2026 what Ray Tune had lost was recorded as the trial's failure.
+_LOST_BY_TUNE = "Tune lost the trial; see Ray's logs"
 
 
 class Ledger:
@@ -104,11 +109,14 @@ class Ledger:
     def _read_trial(self, key: str) -> TrialRecord:
         raw = self._parse(key, self.read_bytes(key))
         try:
-            return trial_record_from_dict(raw)
+            record = trial_record_from_dict(raw)
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(
                 f"{self.url(key)} is no trial's record ({error!r}); restore it, or delete it and the trial runs again"
             ) from error
+        if record.error == _LOST_BY_TUNE:
+            return replace(record, state=TrialState.RUNNING, error=None)
+        return record
 
     def _key(self, key: str) -> str:
         return f"{self.sweep}/{key}"
@@ -122,8 +130,8 @@ class Ledger:
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in _FREE_SECTIONS and key != "storage"}
-    for section, free in (("data", "cache_dir"), ("search", "select_on")):  # the same runs, chosen from differently
-        kept[section] = {key: value for key, value in config[section].items() if key != free}
+    for section, free in _FREE_OPTIONS.items():
+        kept[section] = {key: value for key, value in config[section].items() if key not in free}
     if config["search"].get("max_memory_gib") is not None:  # what fits depends on what a worker is
         kept["cluster"] = {key: config["cluster"][key] for key in ("workers_per_trial", "gpus_per_worker")}
     return kept

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Mapping
 
 from unfreeze.config import Config
-from unfreeze.errors import SweepInterrupted, UnfreezeError
+from unfreeze.errors import InfrastructureError, SweepInterrupted, UnfreezeError
 from unfreeze.records import Evidence
 from unfreeze.report.streams import say
 from unfreeze.sweep.run import run_sweep
@@ -28,7 +28,7 @@ def run_campaign(configs: Mapping[str, Config]) -> tuple[dict[str, Evidence], di
             evidence[name] = run_sweep(config)
         except SweepInterrupted:
             raise
-        except UnfreezeError as error:
+        except (UnfreezeError, InfrastructureError) as error:
             errors[name] = str(error)
         except Exception as error:  # whatever it was, days of other sweeps do not hang on it
             say(traceback.format_exc())

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.tune import TuneError
 
 import unfreeze
 from unfreeze.config import ClusterConfig
-from unfreeze.errors import ClusterError, UnfreezeError
+from unfreeze.errors import ClusterError, InfrastructureError, StorageError, UnfreezeError
+
+GOES_ON = "nothing that finished is lost and no trial is blamed: run the same command and it goes on"
 
 
 @contextlib.contextmanager
@@ -95,3 +98,19 @@ def plain_errors() -> Iterator[None]:
         if isinstance(error.cause, UnfreezeError):
             raise error.cause from None
         raise
+
+
+@contextlib.contextmanager
+def no_trial_is_to_blame() -> Iterator[None]:
+    """Once a sweep has begun: what Ray or the store cannot do, in one sentence with the way on.
+
+    Raises:
+        InfrastructureError: instead of `StorageError` and what Ray raises of its own.
+    """
+    try:
+        yield
+    except ray.exceptions.RayTaskError:  # an error of the program that ran, none of Ray's
+        raise
+    except (StorageError, TuneError, ray.exceptions.RayError) as error:
+        reason = str(error) if isinstance(error, StorageError) else f"Ray broke down: {type(error).__name__}: {error}"
+        raise InfrastructureError(f"{reason.splitlines()[0]}; {GOES_ON}") from error

@@ -8,18 +8,20 @@ import tempfile
 
 import ray
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from unfreeze.config import Config
 from unfreeze.cost.model import cost_model
-from unfreeze.errors import ClusterError, SweepInterrupted
+from unfreeze.errors import InfrastructureError, SweepInterrupted
 from unfreeze.finetune.schedule import num_steps_of, report_steps
-from unfreeze.records import DataFacts, Evidence, ModelFacts, PlasticityTable, final_result_from_dict
+from unfreeze.records import DataFacts, Evidence, ModelFacts, PlasticityTable, TrialState, final_result_from_dict
 from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner
 from unfreeze.search.prior import component_means, prior_scores
 from unfreeze.search.searcher import PlannedSearch
 from unfreeze.search.space import make_space
 from unfreeze.slots.board import Board
+from unfreeze.slots.outcome import reopened
 from unfreeze.slots.pool import SlotPool
 from unfreeze.slots.trial import SlotTrial
 from unfreeze.storage.base import check_writable
@@ -29,7 +31,7 @@ from unfreeze.sweep.gather import read_evidence
 from unfreeze.sweep.prepass import pre_pass
 from unfreeze.sweep.progress import ProgressLine
 from unfreeze.sweep.publish import publish
-from unfreeze.sweep.resources import count_slots, ray_cluster
+from unfreeze.sweep.resources import GOES_ON, count_slots, no_trial_is_to_blame, ray_cluster
 from unfreeze.sweep.seal import open_test
 from unfreeze.tracking.mirror import MlflowMirror
 
@@ -41,6 +43,7 @@ def run_sweep(config: Config) -> Evidence:
 
     Raises:
         UnfreezeError: what the user must mend, before anything starts wherever that can be known.
+        InfrastructureError: cluster or store broke down under it; nothing finished is lost, no trial is blamed.
         SweepInterrupted: stopped by a signal; nothing finished is lost.
     """
     ledger = Ledger(config.storage, config.sweep.name)
@@ -49,10 +52,12 @@ def run_sweep(config: Config) -> Evidence:
         with ray_cluster(config.cluster):
             num_slots = count_slots(config.cluster, concurrency=config.search.concurrency)
             model, data, plasticity = pre_pass(config, ledger)
+            if config.sweep.retry_failed:
+                reopen_failed(ledger)
             search = plan_search(config, ledger, model, data, plasticity)
             ledger.claim(config)  # not before all is checked: a mistake must not take the name
-            ledger.write_json("environment.json", describe_environment())
-            with MlflowMirror(config.tracking, ledger) as mirror:
+            with no_trial_is_to_blame(), MlflowMirror(config.tracking, ledger) as mirror:
+                ledger.write_json("environment.json", describe_environment())
                 if not search.is_complete:
                     run_trials(config, ledger, search, mirror, num_slots=num_slots, data=data)
                 open_test(config, ledger, data)
@@ -63,9 +68,20 @@ def run_sweep(config: Config) -> Evidence:
 
 
 def is_final(config: Config, ledger: Ledger) -> bool:
-    """Whether the sweep has its answer, given by the images that are now asked for (``search.select_on``)."""
+    """Whether the sweep has its answer: from all trials, by the images now asked for (``search.select_on``)."""
     final = ledger.read_json("final.json")
-    return final is not None and final_result_from_dict(final).select_on == config.search.select_on
+    return (
+        final is not None
+        and final_result_from_dict(final).select_on == config.search.select_on
+        and all(record.state.is_final for record in ledger.trials())
+    )
+
+
+def reopen_failed(ledger: Ledger) -> None:
+    """Let the failed trials run again, as ``sweep.retry_failed`` asks."""
+    for record in ledger.trials():
+        if record.state is TrialState.FAILED:
+            ledger.write_trial(reopened(record))
 
 
 def plan_search(
@@ -100,7 +116,7 @@ def run_trials(
     """Run every trial that has no outcome yet: Tune's trials post jobs on the board, slots take them.
 
     Raises:
-        ClusterError: no slot is left.
+        InfrastructureError: no slot is left, the store is gone, or Tune keeps losing a trial.
         SweepInterrupted: stopped by a signal.
     """
     if num_slots > config.search.concurrency:
@@ -109,7 +125,9 @@ def run_trials(
             num_slots,
             config.search.concurrency,
         )
-    board = ray.remote(num_cpus=0)(Board).remote(config.cluster.heartbeat_timeout_s)
+    # An actor that asks for nothing is placed anywhere (ray#23343), and would be lost with a worker's node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote(config.cluster.heartbeat_timeout_s)
     # Two sweeps on one cluster must not overwrite each other's trainable (ray#31330).
     trainable = f"unfreeze-{config.sweep.name}"
     # A trial waits for a slot and computes nothing; a request may not be empty, so it takes a crumb of the head node.
@@ -136,6 +154,6 @@ def run_trials(
         )
         tuner.fit()
     if search.abandoned:
-        raise ClusterError(f"{search.abandoned}; mend the cause and run the same command, it goes on from the ledger")
+        raise InfrastructureError(f"{search.abandoned}; {GOES_ON}")
     if not search.is_complete:
         raise SweepInterrupted("the sweep was interrupted; run the same command and it goes on where it stopped")

@@ -30,6 +30,7 @@ _STATUS = {
 }
 # What may change when a sweep is resumed is no parameter: MLflow refuses a second value.
 _NOT_PARAMS = ("cluster", "storage", "tracking", "trial", "probe", "paper", "dry_run")
+_NOT_PARAM_OPTIONS = ("data.cache_dir", "search.select_on", "sweep.retry_failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def write_sweep(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> None:
         return
     tree.upload(SWEEP, "config.json", json.dumps(settings.config, indent=1).encode())
     fixed = {key: value for key, value in settings.config.items() if key.partition(".")[0] not in _NOT_PARAMS}
-    params = {key: value for key, value in fixed.items() if key != "search.select_on"}
+    params = {key: value for key, value in fixed.items() if key not in _NOT_PARAM_OPTIONS}
     tree.write(SWEEP, params=params, tags=settings.environment, digest=digest)
 
 
