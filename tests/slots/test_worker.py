@@ -166,6 +166,7 @@ def test_a_slot_that_was_given_up_changes_nothing_of_its_successors(alone: Slot)
 
     class Takeover(Remote):
         def remote(self, *arguments: Any) -> Any:
+            alone.writer.flush()
             ledger.write_trial(theirs)
             ledger.write_bytes(key, b"to go on from")
             return True
