@@ -60,7 +60,7 @@ def _data_contradictions(data: DataConfig) -> Iterator[Contradiction]:
         "cifar100c": "the folder of CIFAR-100-C's .npy files",
         "domainnet": "the folder that holds DomainNet's domains",
     }
-    if data.name in places and data.path is None:
+    if data.name in places and data.path is None and not (data.name == "folder" and data.train is not None):
         yield ("data",), f"data.path must name {places[data.name]} (local or s3://) for data={data.name}, but got null"
     if (data.name == "domainnet") != (data.domain is not None):
         yield ("data",), f"data.domain is for data=domainnet, which needs one, but got {data.domain!r} for {data.name}"

@@ -138,6 +138,11 @@ class DataConfig:
         "folder: the ImageFolder tree; cifar10c, cifar100c: the folder of .npy files; domainnet: the folder of "
         "domains; torchvision's sets: where to download; all local or s3://; null: ~/.cache/unfreeze/torchvision",
     )
+    train: str | None = option(
+        None, "folder: its class folders hold the training images, whatever it is called; null: as found below `path`"
+    )
+    val: str | None = option(None, "folder: the same for validation; null: as found below `path`, or split off")
+    test: str | None = option(None, "folder: the same for the test; null: as found below `path`, or split off")
     domain: Domain | None = option(None, "domainnet alone: which of its domains")
     corruption: Corruption | None = option(
         None, "cifar10c, cifar100c: which of their files; any other set: applied to its images by us. null: none"

@@ -22,6 +22,7 @@ from unfreeze.data.pixels.decode import (
     decode_files,
     decode_sequence,
     list_files,
+    split_off_images,
     stored_side,
 )
 from unfreeze.data.pixels.part import Part
@@ -153,7 +154,7 @@ def _load(images: Images, role: str, spec: InputSpec, config: PlasticityConfig) 
         root = Path(images).expanduser()
         if not root.is_dir():
             raise DataError(f"{role} must be a folder of images, an array or a sequence, but got {str(images)!r}")
-        files = list_files(root)
+        files, _ = split_off_images(list_files(root))
         chosen = [files[index] for index in choose(len(files))]
         array = decode_files(root, chosen, [0] * len(chosen), size=size)
         check_bad_files(array, root, max_bad_share=1.0)

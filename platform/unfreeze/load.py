@@ -108,7 +108,8 @@ def _absolute(config: Config) -> Config:
     """Local paths made absolute: Ray's workers and Tune's trials run in other folders than the command."""
     config.storage = _absolute_path(config.storage)
     config.data.cache_dir = _absolute_path(config.data.cache_dir)
-    for section, name in ((config.data, "path"), (config.data, "source_path"), (config.model, "weights")):
+    places = ("path", "train", "val", "test", "source_path")
+    for section, name in (*((config.data, place) for place in places), (config.model, "weights")):
         value = getattr(section, name)
         if value is not None and value != "random":
             setattr(section, name, _absolute_path(value))

@@ -186,6 +186,7 @@ class DataFacts:
     num_test: int
     num_source: int
     pairs_digest: str = ""  # of the source and training images, which plasticity is measured on
+    notes: tuple[str, ...] = ()  # how the set was understood, for people
     test_digest: str = ""  # of the sealed images and their labels
     bad_files: tuple[str, ...] = ()  # unreadable, left out
 
@@ -347,7 +348,8 @@ def model_facts_from_dict(raw: dict[str, Any]) -> ModelFacts:
 
 
 def data_facts_from_dict(raw: dict[str, Any]) -> DataFacts:
-    return DataFacts(**{**raw, "classes": tuple(raw["classes"]), "bad_files": tuple(raw["bad_files"])})
+    lists = {name: tuple(raw.get(name, ())) for name in ("classes", "bad_files", "notes")}
+    return DataFacts(**{**raw, **lists})
 
 
 def final_result_from_dict(raw: dict[str, Any]) -> FinalResult:

@@ -72,6 +72,7 @@ class PrePass:
             num_val=len(self._data.val),
             num_test=len(test),
             test_digest=test.digest,
+            notes=self._data.notes,
             num_source=len(source),
             bad_files=tuple(dict.fromkeys(self._data.bad_files + test.array.bad_files + source.array.bad_files)),
         )

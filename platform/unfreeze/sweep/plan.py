@@ -4,7 +4,6 @@ Nothing is downloaded, decoded or trained: sizes of known data sets are a table,
 """
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -13,7 +12,8 @@ from pathlib import Path
 from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.config import Config, DataConfig, ModelConfig
 from unfreeze.cost.model import cost_model
-from unfreeze.data.pixels.decode import list_files
+from unfreeze.data.pixels.decode import list_files, split_off_images
+from unfreeze.data.sets.layout import find_folders
 from unfreeze.errors import DataError
 from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import COMPONENTS, ModelFacts
@@ -180,19 +180,21 @@ def _own_parts(config: DataConfig) -> tuple[int, int | None, int | None]:
     """The set's own training pool, validation and test part, as in `_KNOWN`."""
     if config.name in _KNOWN:
         return _KNOWN[config.name]
-    assert config.path is not None
     if config.name == "domainnet":
+        assert config.path is not None
         assert config.domain is not None
         count = len(_file_names(f"{config.path}/{config.domain}")) or _DOMAINS[config.domain]
         test = count - int(0.8 * count)  # the paper's split of each domain
         return count - test, None, test
-    names = _file_names(config.path)
-    if not names:
-        raise DataError(f"no images to count in {config.path!r}; check data.path")
-    parts = Counter(name.partition("/")[0] for name in names)
-    if "train" not in parts:
-        return sum("/" in name for name in names), None, None
-    return parts["train"], parts.get("val"), parts.get("test")
+
+    def look(tree: str) -> tuple[list[str], list[str]]:
+        images, _ = split_off_images(_file_names(tree))
+        if not images:
+            raise DataError(f"no images to count in {tree!r}; check data.path")
+        return images, []
+
+    counts = {part: len(folder.files) for part, folder in find_folders(config, look).items()}
+    return counts["train"], counts.get("val"), counts.get("test")
 
 
 def _file_names(location: str) -> list[str]:

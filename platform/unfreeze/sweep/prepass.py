@@ -3,6 +3,8 @@
 Ray, a second to import, is not needed to recall: so it is imported where an actor is.
 """
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from unfreeze.config import Config
@@ -25,12 +27,19 @@ def pre_pass(config: Config, ledger: Ledger) -> tuple[ModelFacts, DataFacts, Pla
     own = None if stored is None else plasticity_table_from_dict(stored)
     model, data, table = cache.find_unseen() or _measure(config, cache, own)
     table = own or table
+    say(data.notes)
     facts = {"model": to_dict(model), "data": to_dict(data)}
     if resumed:
         _check_unchanged(ledger, facts)
     ledger.write_json("facts.json", facts)
     ledger.write_json("plasticity.json", to_dict(table))
     return model, data, table
+
+
+def say(notes: Sequence[str]) -> None:
+    """How the data were understood, where people see it."""
+    for note in notes:
+        print(note, file=sys.stderr, flush=True)
 
 
 def measure_once(config: Config) -> PlasticityTable:
@@ -43,6 +52,7 @@ def measure_once(config: Config) -> PlasticityTable:
         check_writable(cache.storage)
         with ray_cluster(config.cluster):
             found = _measure(config, cache, None)
+    say(found[1].notes)
     return found[2]
 
 

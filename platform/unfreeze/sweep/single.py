@@ -16,6 +16,7 @@ from unfreeze.finetune.prefix import open_cache
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_base, input_size
 from unfreeze.records import TrialReport, TrialSpec
+from unfreeze.sweep.prepass import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ def open_trial(config: Config) -> SingleTrial:
     if config.finetune.shard:
         raise ConfigError("finetune.shard=true spreads a model over workers; a single run has one, so set it to false")
     data = load_train_val(config.data, image_size=input_size(config.model))
+    say(data.notes)
     base = build_base(config, num_classes=len(data.classes))
     check_lora(parse_selection(config.trial.selection, num_blocks=base.facts.num_blocks), width=base.facts.width)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

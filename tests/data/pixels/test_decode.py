@@ -195,6 +195,12 @@ def test_an_unreadable_file_is_left_out_and_named(tmp_path: Path, name: str) -> 
     check_bad_files(array, tmp_path, max_bad_share=0.5)
 
 
+def test_other_formats_are_not_opened_whatever_the_name_says(tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(PNG)
+    (tmp_path / "a.jpg").write_bytes(encoded(photo(), "EPS"))  # Pillow would start Ghostscript
+    assert decode_files(tmp_path, ["good.png", "a.jpg"], [0, 0], size=16).bad_files == ("a.jpg",)
+
+
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF decoder")
 def test_a_damaged_avif_file_is_left_out(tmp_path: Path) -> None:
     content = encoded(Image.new("RGB", (64, 64), "red"), "AVIF")

@@ -1,4 +1,5 @@
 import hashlib
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -175,6 +176,57 @@ def test_images_may_lie_deeper_than_their_class(config: DataConfig) -> None:
     dataset = load_train_val(config, image_size=8)
     assert dataset.classes == ("cat", "dog")
     assert len(dataset.train) + len(dataset.val) + dataset.num_test == 16
+
+
+def test_how_a_tree_was_understood_is_told(config: DataConfig) -> None:
+    plant(config, {"Train/cat": 8, "Train/dog": 12, "valid/cat": 3, "valid/dog": 2})
+    dataset = load_train_val(config, image_size=8)
+    assert dataset.notes == (
+        f"training: {config.path}/Train, 15 images of 2 classes",
+        f"validation: {config.path}/valid, 5 images",
+        "test: 5 images split off the training ones",
+    )
+
+
+def test_parts_may_be_named(config: DataConfig, tmp_path: Path) -> None:
+    root = plant(config, {"bus/day": 8, "train/day": 8, "car/day": 8, "later/bus": 3, "later/train": 3, "later/car": 3})
+    with pytest.raises(DataError, match=r"data\.train"):
+        load_train_val(config, image_size=8)
+    config.path, config.test = None, str(root / "later")
+    (root / "later").rename(tmp_path / "later")
+    config.train, config.test = str(root), str(tmp_path / "later")
+    dataset, sealed = load_train_val(config, image_size=8), load_test(config, image_size=8)
+    assert dataset.classes == ("bus", "car", "train")
+    assert class_counts(dataset.train) == [6, 6, 6]
+    assert class_counts(sealed) == [3, 3, 3]
+
+
+def test_what_is_no_image_by_its_name_is_left_out_and_told(config: DataConfig) -> None:
+    root = plant(config, {"train/cat": 8, "train/dog": 12, "train/__MACOSX/cat": 1})
+    (root / "train/cat/Thumbs.db").write_bytes(b"x")
+    (root / "train/dog/1.txt").write_text("a dog")
+    (root / "train/dog/2.PNG").write_bytes((root / "train/dog/2.png").read_bytes())
+    config.max_bad_share = 0.0
+    dataset = load_train_val(config, image_size=8)
+    assert dataset.classes == ("cat", "dog")
+    assert len(dataset.train) + len(dataset.val) + dataset.num_test == 21
+    (note,) = [note for note in dataset.notes if "no images by their names" in note]
+    assert note.startswith("left out 3 files")
+    assert "train/cat/Thumbs.db" in note
+
+
+def test_class_names_are_the_same_in_either_unicode_form(config: DataConfig) -> None:
+    composed, apart = (unicodedata.normalize(form, "Käfer") for form in ("NFC", "NFD"))
+    assert composed != apart
+    plant(config, {f"train/{composed}": 8, "train/dog": 8, f"test/{apart}": 2, "test/dog": 2})
+    assert load_train_val(config, image_size=8).classes == (composed, "dog")
+    assert class_counts(load_test(config, image_size=8)) == [2, 2]
+
+
+def test_many_classes_are_counted_not_listed(config: DataConfig) -> None:
+    plant(config, {f"train/{number:03d}": 2 for number in range(30)} | {"test/000": 1})
+    with pytest.raises(DataError, match=r"no images of class 001, .* 010 and 19 more;"):
+        load_train_val(config, image_size=8)
 
 
 def test_unreadable_files_are_left_out_and_told(config: DataConfig) -> None:

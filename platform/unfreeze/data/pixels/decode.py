@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,14 @@ from unfreeze.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+# What is opened: of Pillow's other decoders some start programs (EPS: Ghostscript), whatever a file's name says.
+_KNOWN = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+Image.init()
+FORMATS = tuple(name for name in _KNOWN if name in Image.OPEN)  # not every Pillow is built with all of them
+_ENDINGS = (
+    *("", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".j2k", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm"),
+    *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
 DECODE_THREADS = 4  # PIL releases the GIL while it decodes; beyond a few threads the disk is the limit
 
 
@@ -114,6 +122,13 @@ def list_files(root: Path) -> list[str]:
     return sorted(found)
 
 
+def split_off_images(files: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(images by their names, all else: captions, Thumbs.db, what a Mac's archive adds); a bare name may be one."""
+    is_image = [PurePath(name).suffix.lower() in _ENDINGS and "__MACOSX" not in PurePath(name).parts for name in files]
+    chosen, rest = ([name for name, own in zip(files, is_image, strict=True) if own is kind] for kind in (True, False))
+    return chosen, rest
+
+
 def fingerprint(root: Path, files: Sequence[str]) -> list[list[Any]]:
     """What tells an unchanged tree from a changed one without reading it: path, size, modification time."""
     entries: list[list[Any]] = []
@@ -190,7 +205,7 @@ def image_sizes(root: Path, files: Sequence[str]) -> list[tuple[int, int] | None
 
     def read(name: str) -> tuple[int, int] | None:
         try:
-            with Image.open(root / name) as image:
+            with Image.open(root / name, formats=FORMATS) as image:
                 return image.size
         except UNREADABLE:
             return None
@@ -201,7 +216,7 @@ def image_sizes(root: Path, files: Sequence[str]) -> list[tuple[int, int] | None
 
 def decode_one(path: Path, index: int, squares: Squares, size: int) -> np.ndarray:
     """The square of one file: uint8 (size, size, 3). Raises one of `UNREADABLE`."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         return squares.make(image, index, size)
 
 
@@ -230,9 +245,9 @@ def check_bad_files(images: _Readable, root: Path, *, max_bad_share: float) -> N
         logger.warning("left out %d of %d files below %s, unreadable: %s", len(bad), total, root, list_names(bad))
 
 
-def list_names(names: Sequence[str]) -> str:
-    """The first ten, and how many more there are."""
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+def list_names(names: Sequence[str], *, most: int = 10) -> str:
+    """The first ``most``, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def square(image: Image.Image, size: int, interpolation: str = "bicubic") -> np.ndarray:

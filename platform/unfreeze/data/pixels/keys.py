@@ -20,7 +20,17 @@ FORMATS: dict[Kind, int] = {"inputs": 4, "plasticity": 2, "decoded": 4, "prefix"
 _SPREAD = ("data.cache_dir", "data.num_workers", "plasticity.num_actors")
 # What the digest of an array of images has taken in: which images these are, and their pixels.
 _IMAGES = (
-    *("data.name", "data.path", "data.domain", "data.corruption", "data.severity", "data.source_path"),
+    *(
+        "data.name",
+        "data.path",
+        "data.train",
+        "data.val",
+        "data.test",
+        "data.domain",
+        "data.corruption",
+        "data.severity",
+        "data.source_path",
+    ),
     *("data.val_share", "data.test_share", "data.split_seed", "data.max_train_images", "data.max_val_images"),
     *("data.crop_share", "data.loading", "data.max_decoded_gib", "data.max_bad_share"),
 )
@@ -37,7 +47,13 @@ IRRELEVANT: dict[Kind, frozenset[str]] = {
     "decoded": frozenset(
         (
             *("model", "plasticity", *_SPREAD, *_VIEWS),
-            *("data.path", "data.source_path"),  # the files' own root is in the key
+            *(
+                "data.path",
+                "data.train",
+                "data.val",
+                "data.test",
+                "data.source_path",
+            ),  # the files' own root is in the key
             # All of `Squares` is in the key, and so how these are applied.
             *("data.crop_share", "data.interpolation", "data.split_seed"),
             *("data.val_share", "data.test_share", "data.max_train_images", "data.max_val_images"),

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from unfreeze.data.pixels.boxes import Crops
 from unfreeze.data.pixels.decode import (
     DECODE_THREADS,
+    FORMATS,
     UNREADABLE,
     Squares,
     decode_one,
@@ -72,7 +73,7 @@ class Decoder:
     def _whole(self, path: Path, number: int) -> Image.Image:
         if self.squares.shift:
             return Image.fromarray(decode_one(path, number, self.squares, self.stored))
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return to_rgb(image)
 
 

@@ -16,11 +16,13 @@ from unfreeze.data.pixels.decode import (
     list_files,
     list_names,
     make_array,
+    split_off_images,
     stored_side,
 )
 from unfreeze.data.pixels.part import Images, Part
 from unfreeze.data.sets.arrays import load_cifar_c, load_digits
 from unfreeze.data.sets.embedded import render_glyphs
+from unfreeze.data.sets.layout import PARTS
 from unfreeze.data.sets.raw import RawSet, cache_dir, decoded_key, read_files
 from unfreeze.data.sets.splits import stratified_split, stratified_subset
 from unfreeze.data.sets.stage import local_tree
@@ -42,6 +44,7 @@ class Dataset:
     num_test: int
     digest: str
     bad_files: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # how the set was understood, for people
 
     def check(self, facts: DataFacts) -> None:
         """
@@ -76,9 +79,10 @@ def load_train_val(config: DataConfig, *, image_size: int) -> Dataset:
         if absent:
             raise DataError(f"no {purpose} image of class {', '.join(raw.classes[label] for label in sorted(absent))}")
     assert num_test is not None
+    notes = (*_describe(raw, len(parts["training"]), len(parts["validation"]), num_test), *raw.notes)
     bad = raw.pool.bad_files + (raw.val.bad_files if raw.val else ())
     digest = raw.pool.digest + (raw.val.digest if raw.val else "")
-    return Dataset(raw.classes, parts["training"], parts["validation"], num_test, digest, bad)
+    return Dataset(raw.classes, parts["training"], parts["validation"], num_test, digest, bad, notes)
 
 
 def load_test(config: DataConfig, *, image_size: int, facts: DataFacts | None = None) -> Part:
@@ -129,10 +133,21 @@ def load_source(config: DataConfig, *, image_size: int) -> Part:
         array = cached(cache_dir(config), key, render)
     else:
         root = local_tree(config.source_path, cache_dir=cache_dir(config))
-        files = list_files(root)
+        files, _ = split_off_images(list_files(root))
         squares = Squares(stored_side(image_size, config.crop_share), config.interpolation)
         array = read_files(config, root, files, [0] * len(files), squares)
     return Part(array, np.arange(len(array)))
+
+
+def _describe(raw: RawSet, num_train: int, num_val: int, num_test: int) -> list[str]:
+    """Which folder was taken for which part, where that had to be found."""
+    if not raw.places:
+        return []
+    lines = [f"training: {raw.places['train']}, {num_train:,} images of {len(raw.classes):,} classes"]
+    for part, count in (("val", num_val), ("test", num_test)):
+        where = f"{raw.places[part]}, {count:,} images" if part in raw.places else f"{count:,} images split off"
+        lines.append(f"{PARTS[part]}: {where}" + ("" if part in raw.places else " the training ones"))
+    return lines
 
 
 def _split(

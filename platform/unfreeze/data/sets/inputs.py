@@ -16,9 +16,11 @@ def describe_inputs(config: Config) -> dict[str, Any] | None:
     Weights that timm fetches are taken to be those of the model's name; so are torchvision's sets.
     """
     places = {"path": config.data.path, "source_path": config.data.source_path, "weights": config.model.weights}
-    if config.data.name == "domainnet" and config.data.path is not None:
+    if config.data.name == "folder":
+        places |= {part: getattr(config.data, part) for part in ("train", "val", "test")}
+    elif config.data.name == "domainnet" and config.data.path is not None:
         places["path"] = f"{config.data.path.rstrip('/')}/{config.data.domain}"
-    elif config.data.name not in ("folder", "cifar10c", "cifar100c"):
+    elif config.data.name not in ("cifar10c", "cifar100c"):
         places["path"] = None  # where torchvision downloads to
     if config.model.weights == "random":
         places["weights"] = None

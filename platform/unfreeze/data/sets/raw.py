@@ -1,8 +1,8 @@
 """A data set before our splits, and the ways its images are read: decoded once, or streamed from their files."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class RawSet:
     # Called for the sealed part alone, so that counting it does not decode it.
     num_test: int | None
     load_test: Callable[[], Images] | None
+    notes: tuple[str, ...] = ()  # what people should know of its files
+    places: Mapping[str, str] = field(default_factory=dict)  # part → its folder, where that had to be found
 
 
 def cache_dir(config: DataConfig) -> Path:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from unfreeze.config import DataConfig
-from unfreeze.data.pixels.decode import list_files
+from unfreeze.data.pixels.decode import list_files, list_names, split_off_images
+from unfreeze.data.sets.layout import class_name, find_folders, labels_of
 from unfreeze.data.sets.raw import Images, RawSet, cache_dir, downstream_squares, read_files
 from unfreeze.data.sets.splits import paper_split
 from unfreeze.data.sets.stage import local_tree
@@ -16,22 +17,52 @@ _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff",
 
 
 def load_folder(config: DataConfig, image_size: int) -> RawSet:
-    """An ImageFolder tree: ``train/`` [``val/``] [``test/``], or class folders at the top, split by seed."""
-    assert config.path is not None
-    root = local_tree(config.path, cache_dir=cache_dir(config))
-    has_train = (root / "train").is_dir()
-    pool_root = root / "train" if has_train else root
-    classes = _classes(pool_root)
+    """A tree whose folders are called ``train/`` [``val/``] [``test/``] or alike, or class folders, split by seed.
+
+    ``data.train``, ``data.val`` and ``data.test`` name the folder of a part, whatever it and those in it are called.
+
+    Raises:
+        DataError: no such folder, folders that may be parts or classes, or classes without images.
+    """
+    strays: list[str] = []
+
+    def look(tree: str) -> tuple[list[str], list[str]]:
+        root = local_tree(tree, cache_dir=cache_dir(config))
+        images, others = split_off_images(list_files(root))
+        strays.extend(others)
+        return images, _folders(root)
+
+    folders = find_folders(config, look)
+    pool = folders["train"]
+    roots = {part: local_tree(each.tree, cache_dir=cache_dir(config)) / each.below for part, each in folders.items()}
+    # Of the folders, not of the images' paths: a class without any is named.
+    classes = tuple(sorted({class_name(name) for name in _folders(roots["train"])}))
+    if len(classes) < 2:
+        raise DataError(f"{pool.name} must hold one folder per class and at least two, but got {list(classes)}")
     squares = downstream_squares(config, image_size)
 
-    def load(part: Path) -> Images:
-        return read_files(config, part, *_labelled_files(part, classes), squares)
+    def load(part: str) -> Images:
+        files = folders[part].files
+        return read_files(config, roots[part], files, labels_of(files, classes, folders[part].name), squares)
 
-    val = load(root / "val") if has_train and (root / "val").is_dir() else None
-    if has_train and (root / "test").is_dir():
-        num_test = len(_labelled_files(root / "test", classes)[0])
-        return RawSet(classes, load(pool_root), val, num_test, lambda: load(root / "test"))
-    return RawSet(classes, load(pool_root), val, None, None)
+    notes: tuple[str, ...] = ()
+    if strays:
+        notes = (f"left out {len(strays):,} files that are no images by their names: {list_names(strays)}",)
+    has_test = "test" in folders
+    return RawSet(
+        classes,
+        load("train"),
+        load("val") if "val" in folders else None,
+        len(labels_of(folders["test"].files, classes, folders["test"].name)) if has_test else None,
+        (lambda: load("test")) if has_test else None,
+        notes=notes,
+        places={part: folder.name for part, folder in folders.items()},
+    )
+
+
+def _folders(root: Path) -> list[str]:
+    """The top folders, those without images too."""
+    return [path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
 
 
 def load_domainnet(config: DataConfig, image_size: int) -> RawSet:
@@ -44,7 +75,9 @@ def load_domainnet(config: DataConfig, image_size: int) -> RawSet:
     assert config.domain is not None
     location = f"{config.path.rstrip('/')}/{config.domain}"
     root = local_tree(location, cache_dir=cache_dir(config))
-    classes = _classes(root)
+    classes = tuple(sorted(_folders(root)))
+    if len(classes) < 2:
+        raise DataError(f"{root} must hold one folder per class and at least two, but got {list(classes)}")
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -60,23 +93,3 @@ def load_domainnet(config: DataConfig, image_size: int) -> RawSet:
         return read_files(config, root, [files[i] for i in chosen], [labels[i] for i in chosen], squares)
 
     return RawSet(classes, load(train), None, len(test), lambda: load(test))
-
-
-def _classes(root: Path) -> tuple[str, ...]:
-    classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
-    if len(classes) < 2:
-        raise DataError(f"{root} must hold one folder per class and at least two, but got {list(classes)}")
-    return classes
-
-
-def _labelled_files(root: Path, classes: tuple[str, ...]) -> tuple[list[str], list[int]]:
-    files = list_files(root)
-    top = {name.split("/", 1)[0] for name in files if "/" in name}
-    unknown, empty = sorted(top - set(classes)), sorted(set(classes) - top)
-    if unknown:
-        raise DataError(f"{root} has classes that the training images lack: {', '.join(unknown)}")
-    if empty:
-        raise DataError(f"{root} has no images of class {', '.join(empty)}; add some or remove the class everywhere")
-    files = [name for name in files if "/" in name]
-    label_of = {name: label for label, name in enumerate(classes)}
-    return files, [label_of[name.split("/", 1)[0]] for name in files]
