@@ -36,6 +36,14 @@ def launch(action: Callable[["Config"], None], *, experiment: str | None = None)
         _launch(action, experiment)
 
 
+def run(main: Callable[[list[str]], None]) -> None:
+    """A command that is no sweep and has no configuration: ``main`` with its arguments; exit codes as of `launch`."""
+    from unfreeze.report.streams import sound_streams
+
+    with sound_streams(), _exit_codes():
+        main(sys.argv[1:])
+
+
 def _launch(action: Callable[["Config"], None], experiment: str | None) -> None:
     from unfreeze.report.streams import say, show
 
@@ -96,6 +104,7 @@ def store_defaults() -> None:
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
+    """An error that somebody must mend as one message, and its exit code as `launch` says."""
     from unfreeze.errors import InfrastructureError, SweepInterrupted, UnfreezeError
     from unfreeze.report.streams import say
 

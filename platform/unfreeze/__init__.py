@@ -1,11 +1,24 @@
 """Which components of a pretrained Vision Transformer to unfreeze, measured."""
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unfreeze.library import Plasticity, measure, unfreeze
 
-__all__ = ["Plasticity", "measure", "unfreeze"]
+__all__ = ["Plasticity", "load", "measure", "unfreeze"]
+
+
+class _Package(ModuleType):
+    """`unfreeze.load` is the function, also after an import of load.py, which Python would put in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "load":
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,7 @@
-"""`unfreeze` from a notebook: measure a model at hand, unfreeze a selection of it. No Ray, no sweep, no ledger."""
+"""`unfreeze` from a notebook: measure a model at hand, unfreeze a selection of it, use what a sweep exported.
+
+No Ray, no sweep, no ledger.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -26,9 +29,12 @@ from unfreeze.data.pixels.decode import (
     stored_side,
 )
 from unfreeze.data.pixels.part import Part
+from unfreeze.data.sets.raw import cache_dir
+from unfreeze.data.sets.stage import local_tree
 from unfreeze.errors import ConfigError, DataError, ModelError
 from unfreeze.load import load_config
 from unfreeze.models.build import weights_digest
+from unfreeze.models.export import Exported
 from unfreeze.plasticity.estimator import check_device
 from unfreeze.plasticity.local import measure_plasticity
 from unfreeze.records import PlasticityTable
@@ -98,6 +104,22 @@ def measure(
             model_digest=weights_digest(model),
         )
     return Plasticity(table)
+
+
+def load(path: str | Path, *, device: str | torch.device | None = None) -> Exported:
+    """The model that a sweep exported, with its preprocessing: ``load("runs/demo/export").predict("photos/")``.
+
+    ``path``: the folder, local or ``s3://``. ``device`` None: a GPU where there is one. In float32, as it was tested.
+
+    Raises:
+        ModelError: there is no export, or it is damaged.
+        DataError: nothing is at the ``s3://`` address.
+    """
+    folder = str(path)
+    if folder.startswith("s3://"):
+        folder = str(local_tree(folder, cache_dir=cache_dir(DataConfig())))
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Exported.open(Path(folder).expanduser(), torch.device(chosen))
 
 
 def unfreeze(model: nn.Module, selection: str, *, train_head: bool = True) -> list[str]:

@@ -266,15 +266,17 @@ class TestResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinalResult:
-    """The sealed test, opened once, and the exported model."""
+    """The sealed test, opened once, and the exported model, which is what was evaluated, in float32."""
 
     trial_id: str
     selection: str
+    val_correct: int  # by the export, as the test; trials validate in the precision that they train in
+    num_val: int
     test_correct: int
     num_test: int
     test_low: float  # 95 % Wilson interval of the accuracy
     test_high: float
-    export: str  # key of the full timm state dict, below the sweep
+    export: str  # key of the weights, below the sweep; beside them config.json, timm's own, with the preprocessing
     export_sha256: str
     create_kwargs: dict[str, Any]  # timm.create_model(model_name, checkpoint_path=…, **create_kwargs)
     model_name: str
@@ -283,8 +285,17 @@ class FinalResult:
     )
 
     @property
+    def val_accuracy(self) -> float:
+        return self.val_correct / self.num_val
+
+    @property
     def test_accuracy(self) -> float:
         return self.test_correct / self.num_test
+
+    @property
+    def export_folder(self) -> str:
+        """Key of the folder that timm loads as ``local-dir:``."""
+        return self.export.rpartition("/")[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

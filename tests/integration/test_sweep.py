@@ -13,10 +13,13 @@ import psutil
 import pytest
 import ray
 import timm
+import timm.data
+import torch
 from processes import Processes
 from safetensors.torch import load_file
 
 import unfreeze.models.tiny  # noqa: F401 - makes `unfreeze_tiny` known to timm
+from unfreeze.data.sets.catalog import load_test
 from unfreeze.errors import ClusterError, StorageError, SweepMismatchError
 from unfreeze.load import load_config
 from unfreeze.records import TrialRecord, TrialState
@@ -158,9 +161,15 @@ def test_sweep_answers_with_report_and_model(finished: Sweep) -> None:
 def test_exported_model_loads_into_timm(finished: Sweep) -> None:
     final = finished.ledger.read_json("final.json")
     path = finished.folder / "runs/test" / final["export"]
-    model = timm.create_model(final["model_name"], checkpoint_path=str(path), **final["create_kwargs"])
+    model = timm.create_model(f"local-dir:{path.parent}", pretrained=True).eval()
     exported = load_file(path)
     assert all((value == exported[name]).all() for name, value in model.state_dict().items())
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    test = load_test(load_config(finished.ledger.read_json("config.json")).data, image_size=32)
+    inputs = torch.stack([transform(test.original(position)) for position in range(len(test))])
+    with torch.inference_mode():
+        correct = int((model(inputs).argmax(1) == torch.from_numpy(test.labels)).sum())
+    assert (correct, len(test)) == (final["test_correct"], final["num_test"])
 
 
 def test_mlflow_has_one_run_per_trial(finished: Sweep) -> None:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from unfreeze.evidence.correlate import kendall_interval
 from unfreeze.records import COMPONENTS, Contender, ScoreWorth
-from unfreeze.report.page import html_report, load_line, recommendation_rows, terminal_report
+from unfreeze.report.page import html_report, load_lines, recommendation_rows, terminal_report
 from unfreeze.report.plasticity import agreement_rows, terminal_plasticity
 from unfreeze.report.settings import flatten, redact
 
@@ -24,9 +24,9 @@ def test_terminal_report(evidence):
     assert "4.753 [4.703, 4.803]" in text
     assert re.search(r"ln1\+fc2 +│ stopped", text)
     assert "undecided" in text
-    assert f"\n{load_line(evidence)}\n" in text
+    assert f"\n{load_lines(evidence)}\n" in text
     assert "\x1b" not in text
-    assert max(map(len, text.replace(load_line(evidence), "").splitlines())) <= 100
+    assert max(map(len, text.replace(load_lines(evidence), "").splitlines())) <= 100
 
 
 def line_with(text: str, start: str) -> str:
@@ -227,14 +227,21 @@ def test_html_report_escapes(evidence):
     assert "https://…@host" in text
 
 
-def test_load_line_runs_where_the_file_is(evidence):
-    assert load_line(evidence) == (
-        "import timm, unfreeze.models.tiny; model = timm.create_model('unfreeze_tiny', "
-        "checkpoint_path='./runs/demo/export/model.safetensors', num_classes=10)"
-    )
+def test_load_lines_run_where_the_folder_is(evidence):
+    assert load_lines(evidence).splitlines() == [
+        "import timm.data, unfreeze.models.tiny",
+        "model = timm.create_model('local-dir:./runs/demo/export', pretrained=True).eval()",
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+    ]
     remote = dataclasses.replace(evidence, config={**evidence.config, "storage": "s3://bucket/runs"})
-    assert load_line(remote).endswith("# after copying s3://bucket/runs/demo/export/model.safetensors here")
-    compile(load_line(remote), "line", "exec")
+    assert "'local-dir:export'" in load_lines(remote)
+    assert "# after copying s3://bucket/runs/demo/export here\n" in load_lines(remote)
+    compile(load_lines(remote), "lines", "exec")
+
+
+def test_an_eps_that_timm_cannot_set_is_said(evidence):
+    config = {**evidence.config, "model": {**evidence.config["model"], "layer_norm_eps": 1e-12}}
+    assert "LayerNorm eps 1e-12" in load_lines(dataclasses.replace(evidence, config=config))
 
 
 def test_markup_in_names_is_text(build_trial, build_evidence, evidence):

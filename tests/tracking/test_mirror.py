@@ -190,7 +190,7 @@ class TestTwice:
         client = connect(config.uri)
         (version,) = client.search_model_versions("name='unfreeze-demo'")
         assert version.tags["unfreeze.sha256"] == evidence.final.export_sha256
-        assert version.description.startswith("timm.create_model('unfreeze_tiny', checkpoint_path='model.safetensors'")
+        assert version.description.startswith("timm.create_model('local-dir:")
         other = dataclasses.replace(evidence.final, export_sha256="d" * 64)
         ledger.write_json("final.json", to_dict(other))
         ledger.write_bytes(other.export, b"other weights")
@@ -202,6 +202,7 @@ class TestTwice:
         for digest, content in (("c" * 64, b"weights"), ("d" * 64, b"other weights")):
             found = download_artifacts(versions[digest].source, tracking_uri=config.uri)
             assert (Path(found) / "model.safetensors").read_bytes() == content
+            assert (Path(found) / "config.json").is_file()
 
     def test_killed_between_create_and_log(self, config, ledger, monkeypatch):
         monkeypatch.setattr(RunTree, "write", _killed_at("trial-00003", RunTree.write))

@@ -54,7 +54,7 @@ def terminal_report(evidence: Evidence) -> str:
     console.print(" ".join([verdict(evidence.correlations), *worth_sentences(evidence)]), markup=False)
     if evidence.final is not None:
         # Never wrapped, so that it can be copied.
-        console.print(f"\nLoad the exported model:\n{load_line(evidence)}", markup=False, soft_wrap=True)
+        console.print(f"\nLoad the exported model:\n{load_lines(evidence)}", markup=False, soft_wrap=True)
     return text_of(console)
 
 
@@ -78,7 +78,7 @@ def html_report(evidence: Evidence, figures: Mapping[str, str] | None = None) ->
         chosen_on=chosen_on(evidence.choices[0]) if evidence.choices else "",
         front_headings=FRONT_HEADINGS,
         front=front_rows(evidence),
-        load_line=load_line(evidence) if evidence.final else None,
+        load_lines=load_lines(evidence) if evidence.final else None,
         verdict=" ".join([verdict(evidence.correlations), *worth_sentences(evidence)]),
         correlations=[(*correlation_row(c), c.held_fixed) for c in evidence.correlations],
         pre_pass_figures=[shown for name, shown in captioned.items() if name.startswith("plasticity_")],
@@ -113,6 +113,7 @@ def recommendation_rows(evidence: Evidence) -> list[tuple[str, str]]:
         interval = f"[{final.test_low:.2%}, {final.test_high:.2%}]"
         what = "test accuracy" if final.select_on == "val" else "of the exported run"
         rows.append((what, f"{final.test_accuracy:.2%} {interval} (95 % Wilson, n = {final.num_test})"))
+        rows.append(("exported, validation", f"{final.val_accuracy:.2%} (n = {final.num_val}), loaded as below"))
     return rows
 
 
@@ -169,19 +170,26 @@ def correlation_row(correlation: Correlation) -> tuple[str, ...]:
     )
 
 
-def load_line(evidence: Evidence) -> str:
-    """The line of Python that loads the exported model."""
+def load_lines(evidence: Evidence) -> str:
+    """The lines of Python that load the exported model and its preprocessing."""
     final = evidence.final
     assert final is not None, "there is no exported model before finalize"
-    path = f"{str(evidence.config['storage']).rstrip('/')}/{evidence.sweep}/{final.export}"
-    comment = ""
-    if "://" in path:
-        path, comment = path.rpartition("/")[2], f"  # after copying {path} here"
-    arguments = [repr(final.model_name), f"checkpoint_path={path!r}"]
-    arguments += [f"{key}={value!r}" for key, value in final.create_kwargs.items()]
+    folder, comment = f"{str(evidence.config['storage']).rstrip('/')}/{evidence.sweep}/{final.export_folder}", ""
+    if "://" in folder:
+        folder, comment = final.export_folder, f"  # after copying {folder} here"
     # The embedded model becomes known to timm by this import.
-    modules = "timm, unfreeze.models.tiny" if final.model_name == "unfreeze_tiny" else "timm"
-    return f"import {modules}; model = timm.create_model({', '.join(arguments)}){comment}"
+    modules = "timm.data, unfreeze.models.tiny" if final.model_name == "unfreeze_tiny" else "timm.data"
+    lines = [
+        f"import {modules}",
+        f"model = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True).eval(){comment}",
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+    ]
+    eps = evidence.config["model"]["layer_norm_eps"]
+    if eps is not None:
+        lines.append(
+            f"# trained with LayerNorm eps {eps:g}, which timm's config cannot set: all figures are without it"
+        )
+    return "\n".join(lines)
 
 
 def _seal_line(evidence: Evidence) -> str:

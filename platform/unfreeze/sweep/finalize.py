@@ -1,25 +1,28 @@
 """The sealed test, opened once for the chosen selection, and the exported model. Runs as a Ray task, like a worker."""
 
 import hashlib
+import tempfile
+from pathlib import Path
 
-from safetensors.torch import save
 from scipy.stats import binomtest
 
 from unfreeze.config import Config
-from unfreeze.data.sets.catalog import load_test
+from unfreeze.data.sets.catalog import load_test, load_train_val
 from unfreeze.finetune.lora import merge_adapters
+from unfreeze.models.export import CONFIG, WEIGHTS, Exported, write_export
 from unfreeze.records import DataFacts, FinalResult, Recommendation, to_dict
 from unfreeze.storage.ledger import Ledger
-from unfreeze.sweep.restore import evaluate_model, load_model, restore_trial
+from unfreeze.sweep.restore import load_model, restore_trial
 
-_EXPORT = "export/model.safetensors"
+EXPORT = "export"  # the folder, below the sweep
 
 
 def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, data: DataFacts) -> FinalResult:
-    """Evaluate the recommended trial's best-validation checkpoint on the test images and export it.
+    """Export the recommended trial's best-validation checkpoint and evaluate the export on the test images.
 
-    The export is a full timm state dict: ``timm.create_model(name, checkpoint_path=…, **create_kwargs)`` loads it.
-    LoRA's updates are merged into the weights.
+    What is evaluated, on validation images too, is the exported folder as anybody loads it, with timm's own
+    preprocessing of the images as they came and in float32: so the stated accuracy is what people get. LoRA's updates
+    are merged into the weights.
     Writes ``final.json``; where that is already there, the test is not opened again.
 
     Raises:
@@ -30,25 +33,40 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
     trial_id = recommendation.trial_ids[0]
     restore_trial(warm, ledger, trial_id, config.finetune)
     merge_adapters(warm.module)
-    test = load_test(config.data, image_size=warm.base.spec.image_size, facts=data)
-    result = evaluate_model(warm, test, config.finetune)
-    state = {name: value.detach().cpu().contiguous() for name, value in warm.module.state_dict().items()}
-    exported = save(state, metadata={"format": "pt"})
-    ledger.write_bytes(_EXPORT, exported)
-    interval = binomtest(result.correct, result.count).proportion_ci(method="wilson")
+    spec, batch_size = warm.base.spec, config.finetune.eval_batch_size
+    test = load_test(config.data, image_size=spec.image_size, facts=data)
+    val = load_train_val(config.data, image_size=spec.image_size).val
+    with tempfile.TemporaryDirectory(prefix="unfreeze-export-") as folder:
+        write_export(
+            Path(folder),
+            warm.module,
+            spec,
+            classes=data.classes,
+            stored=val.stored,
+            crop_share=config.data.crop_share,
+            layer_norm_eps=config.model.layer_norm_eps,
+        )
+        exported = Exported.open(Path(folder), warm.device)
+        files = {name: (Path(folder) / name).read_bytes() for name in (WEIGHTS, CONFIG)}
+    val_correct = exported.count_correct(val, batch_size=batch_size)
+    test_correct = exported.count_correct(test, batch_size=batch_size)
+    for name, content in files.items():
+        ledger.write_bytes(f"{EXPORT}/{name}", content)
+    interval = binomtest(test_correct, len(test)).proportion_ci(method="wilson")
     final = FinalResult(
         trial_id=trial_id,
         selection=recommendation.selection,
-        test_correct=result.correct,
-        num_test=result.count,
+        val_correct=val_correct,
+        num_val=len(val),
+        test_correct=test_correct,
+        num_test=len(test),
         test_low=float(interval.low),
         test_high=float(interval.high),
-        export=_EXPORT,
-        export_sha256=hashlib.sha256(exported).hexdigest(),
+        export=f"{EXPORT}/{WEIGHTS}",
+        export_sha256=hashlib.sha256(files[WEIGHTS]).hexdigest(),
         create_kwargs=warm.base.facts.create_kwargs,
         model_name=config.model.name,
         select_on=recommendation.select_on,
     )
-    ledger.write_json("export/classes.json", list(data.classes))
     ledger.write_json("final.json", to_dict(final))
     return final

@@ -153,14 +153,13 @@ def write_final(tree: RunTree, ledger: Ledger) -> bool:
 
 
 def register(tree: RunTree, ledger: Ledger, final: FinalResult) -> None:
-    """Upload the exported file and make it a version of the model ``unfreeze-<sweep>``, once for each digest."""
+    """Upload the exported model and make it a version of the model ``unfreeze-<sweep>``, once for each digest."""
     name = f"unfreeze-{ledger.sweep}"
     if tree.is_registered(name, final.export_sha256):
         return
     folder = f"model/{final.export_sha256[:12]}"  # a version's files are never overwritten by the next one's
-    file = final.export.rpartition("/")[2]
-    tree.upload(SWEEP, f"{folder}/{file}", ledger.read_bytes(final.export))
-    arguments = "".join(f", {key}={value!r}" for key, value in final.create_kwargs.items())
+    for file in ("model.safetensors", "config.json"):
+        tree.upload(SWEEP, f"{folder}/{file}", ledger.read_bytes(f"{final.export_folder}/{file}"))
     tree.register(
         name,
         folder=folder,
@@ -171,7 +170,7 @@ def register(tree: RunTree, ledger: Ledger, final: FinalResult) -> None:
             "unfreeze.test_accuracy": f"{final.test_accuracy:.4f}",
             "unfreeze.select_on": final.select_on,
         },
-        description=f"timm.create_model({final.model_name!r}, checkpoint_path={file!r}{arguments})",
+        description="timm.create_model('local-dir:FOLDER', pretrained=True), FOLDER being where these files lie",
     )
 
 

@@ -40,9 +40,19 @@ class ImageArray:
     labels: np.ndarray
     digest: str
     bad_files: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()  # of the images; (): they come from none, or are not as in their files
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def stored(self) -> int:
+        """Side of the squares, px."""
+        return self.images.shape[1]
+
+    def original(self, index: int) -> Image.Image:
+        """The image as it is in its file, RGB; the square where it has none."""
+        return open_rgb(self.files[index]) if self.files else Image.fromarray(self.images[index])
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Images at ``indices``: uint8 (B, S, S, 3)."""
@@ -212,6 +222,12 @@ def image_sizes(root: Path, files: Sequence[str]) -> list[tuple[int, int] | None
 
     with ThreadPoolExecutor(DECODE_THREADS) as threads:
         return list(threads.map(read, files))
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """The whole image of one file. Raises one of `UNREADABLE`."""
+    with Image.open(path, formats=FORMATS) as image:
+        return to_rgb(image)
 
 
 def decode_one(path: Path, index: int, squares: Squares, size: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 
 from unfreeze.data.pixels.decode import ImageArray
 from unfreeze.data.pixels.stream import ImageFiles
@@ -41,8 +42,17 @@ class Part:
         """Images at ``positions`` of this part: uint8 (B, S, S, 3)."""
         return self.array.take(self.indices[positions])
 
+    @property
+    def stored(self) -> int:
+        """Side in px of the squares that are cut from the images."""
+        return self.array.stored
+
+    def original(self, position: int) -> Image.Image:
+        """One image as it came, RGB, neither resized nor cropped; its square where that is all there is of it."""
+        return self.array.original(int(self.indices[position]))
+
     def sizes(self, positions: np.ndarray) -> torch.Tensor:
         """Width and height in px of what random crops are cut from: the square, or the whole image in its file."""
         if isinstance(self.array, ImageFiles):
             return torch.from_numpy(self.array.sizes[self.indices[positions]])
-        return torch.full((len(positions), 2), self.array.images.shape[1])
+        return torch.full((len(positions), 2), self.array.stored)

@@ -19,13 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from unfreeze.data.pixels.boxes import Crops
 from unfreeze.data.pixels.decode import (
     DECODE_THREADS,
-    FORMATS,
     UNREADABLE,
     Squares,
     decode_one,
     fingerprint,
     image_sizes,
-    to_rgb,
+    open_rgb,
 )
 from unfreeze.errors import DataError
 
@@ -64,17 +63,17 @@ class Decoder:
             if wanted.box is None:
                 return decode_one(path, wanted.number, self.squares, self.stored)
             left, top, width, height = wanted.box
-            crop = self._whole(path, wanted.number).crop((left, top, left + width, top + height))
+            crop = self.whole(path, wanted.number).crop((left, top, left + width, top + height))
         except UNREADABLE as error:
             raise DataError(f"{path} cannot be read as an image: {error}; mend or remove it") from error
         pixels = np.asarray(crop.resize((side, side), Image.Resampling.BILINEAR))
         return pixels[:, ::-1] if wanted.flip else pixels
 
-    def _whole(self, path: Path, number: int) -> Image.Image:
+    def whole(self, path: Path, number: int) -> Image.Image:
+        """The image as it is in its file, RGB, of a corrupted set its square. Raises one of `UNREADABLE`."""
         if self.squares.shift:
             return Image.fromarray(decode_one(path, number, self.squares, self.stored))
-        with Image.open(path, formats=FORMATS) as image:
-            return to_rgb(image)
+        return open_rgb(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +91,15 @@ class ImageFiles:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def stored(self) -> int:
+        """Side of the squares, px."""
+        return self.decoder.stored
+
+    def original(self, index: int) -> Image.Image:
+        """The image as it is in its file, RGB. Raises one of `UNREADABLE`."""
+        return self.decoder.whole(self.decoder.root / self.files[index], int(self.numbers[index]))
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Squares at ``indices``, decoded now by threads: uint8 (B, S, S, 3). Raises DataError."""

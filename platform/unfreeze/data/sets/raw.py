@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,9 @@ def read_files(config: DataConfig, root: Path, files: Sequence[str], labels: Seq
             )
 
         images = cached(cache_dir(config), key, decode)
+        if squares.shift is None:
+            bad = set(images.bad_files)
+            images = replace(images, files=tuple(root / name for name in files if name not in bad))
     check_bad_files(images, root, max_bad_share=config.max_bad_share)
     return images
 
