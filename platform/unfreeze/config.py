@@ -117,6 +117,9 @@ class ModelConfig:
     weights: str | None = option(
         None, ".safetensors or .pth file, local or s3://; random: untrained ones; null: those timm knows for `name`"
     )
+    resample_patches: bool = option(
+        False, "weights of another patch size are resampled to the model's; false: they are refused"
+    )
     image_size: Annotated[int, Field(ge=8)] | None = option(None, "side in px; null: the model's own")
     kwargs: dict[str, Any] = option({}, "handed to timm.create_model besides; {}: nothing")
     normalization: Literal["model", "imagenet"] = option(

@@ -37,6 +37,10 @@ class DeviceMemoryError(UnfreezeError):
     """A training step does not fit into the memory of its device."""
 
 
+class TrialError(UnfreezeError):
+    """The one trial that was asked for did not come to its end."""
+
+
 class BudgetError(UnfreezeError):
     """No selection of the search space fits the budget."""
 

@@ -144,7 +144,7 @@ def test_weights_that_cannot_be_translated_are_a_model_error(
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ModelError, match=f"cannot read weights for VisionTransformer from {tmp_path / name}"):
+    with pytest.raises(ModelError, match=f"^{tmp_path / name} is (an empty file|neither a safetensors|a web page)"):
         build(tmp_path, weights=str(tmp_path / name))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from processes import Processes
 
-from unfreeze.errors import ConfigError
+from unfreeze.errors import ConfigError, TrialError
 from unfreeze.load import load_config
 from unfreeze.report.cost import prediction_line, terminal_cost
 from unfreeze.sweep.single import open_trial
@@ -36,6 +36,18 @@ def test_a_sharded_single_trial_is_refused(tmp_path: Path) -> None:
     raw = {"data": {**SETTINGS, "cache_dir": str(tmp_path)}, "finetune": {"shard": True}}
     with pytest.raises(ConfigError, match=r"finetune\.shard"):
         open_trial(load_config(raw))
+
+
+def test_divergence_is_one_line(tmp_path: Path) -> None:
+    raw = {
+        "data": {**SETTINGS, "cache_dir": str(tmp_path)},
+        "finetune": {"epochs": 2.0, "batch_size": 8, "clip_norm": 0.0, "warmup_share": 0.0},
+        "trial": {"learning_rate": 1e12},
+    }
+    with pytest.raises(
+        TrialError, match=r"the trial diverged, its loss became .* lower trial\.learning_rate than 1e\+12"
+    ):
+        list(open_trial(load_config(raw)).run())
 
 
 def test_predicted_against_measured(tmp_path: Path) -> None:

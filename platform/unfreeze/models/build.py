@@ -2,15 +2,16 @@
 
 import difflib
 import hashlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
-from timm.models import load_state_dict
+from timm.models import load_model_config_from_hf
+from timm.models._factory import parse_model_name
+from timm.models._hub import load_model_config_from_path
+from timm.models._pretrained import PretrainedCfg
 from torch import Tensor, nn
 
 from unfreeze.components.mapping import check_supported, count_parameters, lora_sizes
@@ -19,6 +20,7 @@ from unfreeze.config import Config, ModelConfig
 from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.errors import ModelError
 from unfreeze.models import tiny
+from unfreeze.models.weights import load_weights
 from unfreeze.records import ModelFacts
 from unfreeze.seeding import derive_seed
 
@@ -69,8 +71,14 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, inter
     classifier_modules = cfg["classifier"] if isinstance(cfg["classifier"], (tuple, list)) else (cfg["classifier"],)
     classifier = tuple(n for n, _ in module.named_parameters() if n.rpartition(".")[0] in classifier_modules)
     if not pretrained and config.weights != "random":
-        path = tiny.tiny_weights_path() if config.weights is None else _local_file(config.weights, cache_dir)
-        _load_weights(module, path, classifier)
+        location = str(tiny.tiny_weights_path()) if config.weights is None else config.weights
+        load_weights(
+            module,
+            _local_file(location, cache_dir),
+            lambda name: _local_file(f"{location.rpartition('/')[0]}/{name}", cache_dir),
+            classifier=classifier,
+            resample_patches=config.resample_patches,
+        )
     _check_finite(module)
     if config.layer_norm_eps is not None:
         for layer in module.modules():
@@ -78,6 +86,7 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, inter
                 layer.eps = config.layer_norm_eps
     module.eval()
     image_size = input_size(config)
+    _try_out(module, image_size, num_classes, config)
     plain = is_divisible(module) and all(is_plain(block) for block in module.blocks)
     facts = ModelFacts(
         name=config.name,
@@ -109,9 +118,15 @@ def input_size(config: ModelConfig) -> int:
     if config.image_size is not None:
         return config.image_size
     try:
-        return timm.get_pretrained_cfg(config.name, allow_unregistered=False).input_size[-1]
-    except RuntimeError as error:
+        source, name = parse_model_name(config.name)
+        if source is None:
+            return timm.get_pretrained_cfg(name, allow_unregistered=False).input_size[-1]
+        read = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
+        pretrained_cfg, _, arguments = read(name)
+    except Exception as error:  # an unknown name, no such folder, a config.json of another library, no network
         raise ModelError(_explain_create(config, error)) from error
+    size = arguments.get("img_size", pretrained_cfg.get("input_size", PretrainedCfg.input_size)[-1])
+    return size if isinstance(size, int) else size[-1]
 
 
 def init_classifier(
@@ -141,36 +156,6 @@ def weights_digest(module: nn.Module, *, leave_out: tuple[str, ...] = ()) -> str
     return digest.hexdigest()
 
 
-def _load_weights(module: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
-    # Each timm model file translates foreign checkpoints and resamples position embeddings by a function of this name.
-    translate = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
-    try:
-        state: dict[str, Any] = load_state_dict(str(path), device="cpu", weights_only=True)
-        state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        if translate is not None:
-            state = translate(state, module)
-    except Exception as error:  # a foreign file can fail in as many ways as there are formats
-        raise ModelError(f"cannot read weights for {type(module).__name__} from {path}: {error}") from error
-    state = {name: value.float() for name, value in state.items() if name not in classifier}
-    expected = {name: value for name, value in module.state_dict().items() if name not in classifier}
-    problems = [f"missing {name}" for name in expected if name not in state]
-    problems += [f"unexpected {name}" for name in state if name not in expected and not _is_head(name, classifier)]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, the model's {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    if problems:
-        listing = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise ModelError(f"the weights in {path} do not fit {type(module).__name__}: {listing}")
-    module.load_state_dict({name: state[name] for name in expected}, strict=False)
-
-
-def _is_head(name: str, classifier: tuple[str, ...]) -> bool:
-    """A checkpoint's classifier bias may have no counterpart here; it is replaced anyway."""
-    return name.rpartition(".")[0] in {own.rpartition(".")[0] for own in classifier}
-
-
 def _check_finite(module: nn.Module) -> None:
     broken = [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
     if broken:
@@ -180,6 +165,11 @@ def _check_finite(module: nn.Module) -> None:
 def _local_file(location: str, cache_dir: Path) -> Path:
     if not location.startswith("s3://"):
         path = Path(location).expanduser()
+        if path.is_dir():
+            files = ", ".join(sorted(file.name for file in path.iterdir() if file.is_file())[:8]) or "no file"
+            raise ModelError(
+                f"model.weights={location!r} is a folder with {files}; give the file, or the index of shards"
+            )
         if not path.is_file():
             raise ModelError(f"no such weights file: model.weights={location!r}; null takes timm's own, 'random' none")
         return path
@@ -189,13 +179,33 @@ def _local_file(location: str, cache_dir: Path) -> Path:
 
 
 def _explain_create(config: ModelConfig, error: Exception) -> str:
-    if not timm.is_model(config.name):
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if ":" not in config.name and not timm.is_model(config.name):
         family = timm.list_models(f"{config.name.split('_')[0]}_*") or timm.list_models()
         near = difflib.get_close_matches(config.name, family, n=5, cutoff=0.4)
         return f"timm knows no model {config.name!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
-    return (
-        f"timm could not create model.name={config.name!r} with {config.kwargs} and weights={config.weights!r}: {error}"
-    )
+    asked = f"model.name={config.name!r} with {config.kwargs} and weights={config.weights!r}"
+    return f"timm could not create {asked}: {reason}"
+
+
+def _try_out(module: nn.Module, image_size: int, num_classes: int, config: ModelConfig) -> None:
+    """One image through the model: what does not fit shows here and not in the first trial."""
+    patch = module.patch_embed.patch_size[-1]  # type: ignore[union-attr, index]
+    if image_size % patch:
+        below = image_size - image_size % patch
+        raise ModelError(
+            f"model.image_size={image_size} is no multiple of the patch of {config.name}, {patch} px: its edge would "
+            f"never be seen; choose {below or patch} or {below + patch}"
+        )
+    asked = f"model.name={config.name} with model.kwargs={config.kwargs}"
+    try:
+        with torch.no_grad():
+            shape = tuple(module(torch.zeros(1, 3, image_size, image_size)).shape)
+    except Exception as error:  # whatever a keyword of the model's makes of it
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{asked} cannot take an RGB image of {image_size} px: {reason}") from error
+    if shape != (1, num_classes):
+        raise ModelError(f"{asked} gives {shape} for an image and {num_classes} classes, not {(1, num_classes)}")
 
 
 def parameter_dict(module: nn.Module, names: list[str]) -> dict[str, Tensor]:

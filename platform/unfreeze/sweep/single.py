@@ -10,8 +10,8 @@ from unfreeze.config import Config
 from unfreeze.cost.calibrate import calibrate
 from unfreeze.cost.model import CostModel, TrialCost, activation_bytes
 from unfreeze.data.sets.catalog import Dataset, load_train_val
-from unfreeze.errors import ConfigError
-from unfreeze.finetune.loop import finetune
+from unfreeze.errors import ConfigError, TrialError
+from unfreeze.finetune.loop import Diverged, finetune
 from unfreeze.finetune.prefix import open_cache
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_base, input_size
@@ -40,7 +40,7 @@ class SingleTrial:
         """Train and hand out each report as it comes.
 
         Raises:
-            Diverged: the loss became NaN or infinite.
+            TrialError: the loss became NaN or infinite.
         """
         config = self.config
         trial = TrialSpec(
@@ -59,8 +59,13 @@ class SingleTrial:
             num_views=config.data.num_views,
             prefixes=open_cache(config),
         )
-        for progress in progress_of:
-            yield progress.reports[-1]
+        try:
+            for progress in progress_of:
+                yield progress.reports[-1]
+        except Diverged as error:
+            raise TrialError(
+                f"the trial diverged, its {error}; try a lower trial.learning_rate than {trial.learning_rate:g}"
+            ) from error
 
 
 def open_trial(config: Config) -> SingleTrial:
