@@ -327,8 +327,8 @@ def test_bad_images_are_one_clear_error(case: str, role: str, model: VisionTrans
 def test_a_folder_without_images_is_one_clear_error(model: VisionTransformer, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image files below"):
         unfreeze.measure(model, tmp_path, TARGET)
-    (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(DataError, match=r"none of the 1 files.*notes\.txt"):
+    (tmp_path / "notes.png").write_text("no image")
+    with pytest.raises(DataError, match=r"none of the 1 files.*notes\.png"):
         unfreeze.measure(model, tmp_path, TARGET)
 
 
@@ -336,10 +336,10 @@ def test_unreadable_files_are_left_out_and_said(
     model: VisionTransformer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = save(as_pictures(SOURCE), tmp_path)
-    (folder / "notes.txt").write_text("no image")
+    (folder / "notes.png").write_text("no image")
     measured = unfreeze.measure(model, folder, TARGET)
     assert {row.num_pairs for row in measured.table.rows} == {COUNT}
-    assert "notes.txt" in caplog.text
+    assert "notes.png" in caplog.text
 
 
 @pytest.mark.parametrize("colour", [0, 255])

@@ -164,6 +164,9 @@ class DataConfig:
     crop_share: Share = option(
         0.875, "evaluation: side of the centre crop in the square around the image; 1: all of it"
     )
+    exif: Literal["ignore", "apply"] = option(
+        "ignore", "orientation that a camera noted in the file; ignore: as torchvision does; apply: turned upright"
+    )
     interpolation: Literal["bicubic", "bilinear"] = option(
         "bicubic", "of the evaluation view; random crops are bilinear"
     )
@@ -175,7 +178,13 @@ class DataConfig:
     max_decoded_gib: PositiveFloat = option(32.0, "loading=auto: larger sets stream")
     num_workers: Count = option(2, "processes per worker of a trial that decode a streamed set")
     max_bad_share: ShareBelowOne = option(0.01, "unreadable files above this share stop the sweep")
+    max_duplicate_share: Share = option(
+        0.1, "images that are also in another part or class, found by content: above this share an error; 1: off"
+    )
     cache_dir: str = option("~/.cache/unfreeze", "node-local; decoded images, by content")
+    cache_gib: PositiveFloat = option(
+        100.0, "of decoded images below `cache_dir`, and of copies from S3; the longest unused are dropped first"
+    )
 
 
 @dataclass(kw_only=True, slots=True)

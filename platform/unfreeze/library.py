@@ -19,16 +19,10 @@ from unfreeze.components.mapping import check_supported
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import DataConfig, PlasticityConfig
 from unfreeze.data.pixels.crops import InputSpec
-from unfreeze.data.pixels.decode import (
-    Squares,
-    check_bad_files,
-    decode_files,
-    decode_sequence,
-    list_files,
-    split_off_images,
-    stored_side,
-)
+from unfreeze.data.pixels.decode import Squares, decode_files, decode_sequence, stored_side
+from unfreeze.data.pixels.files import list_files, split_off_images
 from unfreeze.data.pixels.part import Part
+from unfreeze.data.pixels.reading import check_bad_files
 from unfreeze.data.sets.raw import cache_dir
 from unfreeze.data.sets.stage import local_tree
 from unfreeze.errors import ConfigError, DataError, ModelError
@@ -178,7 +172,7 @@ def _load(images: Images, role: str, spec: InputSpec, config: PlasticityConfig) 
             raise DataError(f"{role} must be a folder of images, an array or a sequence, but got {str(images)!r}")
         files, _ = split_off_images(list_files(root))
         chosen = [files[index] for index in choose(len(files))]
-        array = decode_files(root, chosen, [0] * len(chosen), size=size)
+        array = decode_files(root, chosen, [0] * len(chosen), Squares(size))
         check_bad_files(array, root, max_bad_share=1.0)
         return Part(array, np.arange(len(array)))
     if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from unfreeze.components.mapping import block_modules
 from unfreeze.config import ModelConfig
 from unfreeze.data.pixels.crops import InputSpec
-from unfreeze.data.pixels.decode import decode_files, list_files, make_array
+from unfreeze.data.pixels.decode import Squares, decode_files, make_array
+from unfreeze.data.pixels.files import list_files
 from unfreeze.data.pixels.part import Part
 from unfreeze.models.build import build_model
 from unfreeze.records import COMPONENTS, MODES
@@ -167,5 +168,5 @@ def deit_tiny() -> tuple[nn.Module, InputSpec, np.ndarray, np.ndarray]:
     images = []
     for folder in (_REAL / "data" / "imagenet-samples", _REAL / "data" / "flowers12" / "test"):
         files = list_files(folder)[::40][:5]
-        images.append(decode_files(folder, files, [0] * len(files), size=224).images)
+        images.append(decode_files(folder, files, [0] * len(files), Squares(224)).images)
     return base.module, base.spec, *images

@@ -19,8 +19,10 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from unfreeze.data.pixels.crops import InputSpec
-from unfreeze.data.pixels.decode import DECODE_THREADS, FORMATS, UNREADABLE, list_files, open_rgb, split_off_images
+from unfreeze.data.pixels.decode import open_rgb
+from unfreeze.data.pixels.files import list_files, split_off_images
 from unfreeze.data.pixels.part import Part
+from unfreeze.data.pixels.reading import DECODE_THREADS, FORMATS, UNREADABLE
 from unfreeze.errors import DataError, ModelError
 from unfreeze.models import tiny
 

@@ -49,6 +49,7 @@ class PrePass:
         import torch
 
         from unfreeze.data.sets.catalog import load_source, load_test, load_train_val
+        from unfreeze.data.sets.remarks import look_over
         from unfreeze.models.build import build_base, input_size
         from unfreeze.plasticity.estimator import Estimator, choose_device
 
@@ -57,6 +58,7 @@ class PrePass:
         size = input_size(config.model)
         self._data = load_train_val(config.data, image_size=size)
         test = load_test(config.data, image_size=size)  # for its digest, and unreadable files; no model sees it yet
+        notes = look_over(config.data, self._data, test)
         source = load_source(config.data, image_size=size)
         self._device = choose_device(config.plasticity)
         self._base = build_base(config, num_classes=len(self._data.classes))
@@ -72,7 +74,7 @@ class PrePass:
             num_val=len(self._data.val),
             num_test=len(test),
             test_digest=test.digest,
-            notes=self._data.notes,
+            notes=notes,
             num_source=len(source),
             bad_files=tuple(dict.fromkeys(self._data.bad_files + test.array.bad_files + source.array.bad_files)),
         )

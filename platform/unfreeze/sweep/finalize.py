@@ -27,7 +27,7 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or of another base model.
-        DataError: the test images are not those that the sweep began with.
+        DataError: the images are not those that the sweep began with.
     """
     warm = load_model(config, num_classes=len(data.classes))
     trial_id = recommendation.trial_ids[0]
@@ -35,7 +35,9 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
     merge_adapters(warm.module)
     spec, batch_size = warm.base.spec, config.finetune.eval_batch_size
     test = load_test(config.data, image_size=spec.image_size, facts=data)
-    val = load_train_val(config.data, image_size=spec.image_size).val
+    seen = load_train_val(config.data, image_size=spec.image_size)
+    seen.check(data)
+    val = seen.val
     with tempfile.TemporaryDirectory(prefix="unfreeze-export-") as folder:
         write_export(
             Path(folder),

@@ -12,7 +12,7 @@ from pathlib import Path
 from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.config import Config, DataConfig, ModelConfig
 from unfreeze.cost.model import cost_model
-from unfreeze.data.pixels.decode import list_files, split_off_images
+from unfreeze.data.pixels.files import list_files, split_off_images
 from unfreeze.data.sets.layout import find_folders
 from unfreeze.errors import DataError
 from unfreeze.finetune.schedule import num_steps_of, report_steps

@@ -6,6 +6,7 @@ import torch
 
 from unfreeze.config import Config
 from unfreeze.data.sets.catalog import load_train_val
+from unfreeze.data.sets.remarks import look_over
 from unfreeze.models.build import build_base, input_size
 from unfreeze.probe.features import collect_features, find_sites
 from unfreeze.probe.linear import ProbeTable, probe
@@ -19,7 +20,7 @@ def probe_once(config: Config) -> ProbeTable:
         UnfreezeError: what is wrong with model, data or sites.
     """
     data = load_train_val(config.data, image_size=input_size(config.model))
-    say(data.notes)
+    say(look_over(config.data, data))
     base = build_base(config, num_classes=len(data.classes))
     sites = find_sites(config.probe.at, num_blocks=base.facts.num_blocks)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

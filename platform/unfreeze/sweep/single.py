@@ -10,6 +10,7 @@ from unfreeze.config import Config
 from unfreeze.cost.calibrate import calibrate
 from unfreeze.cost.model import CostModel, TrialCost, activation_bytes
 from unfreeze.data.sets.catalog import Dataset, load_train_val
+from unfreeze.data.sets.remarks import look_over
 from unfreeze.errors import ConfigError, TrialError
 from unfreeze.finetune.loop import Diverged, finetune
 from unfreeze.finetune.prefix import open_cache
@@ -77,7 +78,7 @@ def open_trial(config: Config) -> SingleTrial:
     if config.finetune.shard:
         raise ConfigError("finetune.shard=true spreads a model over workers; a single run has one, so set it to false")
     data = load_train_val(config.data, image_size=input_size(config.model))
-    say(data.notes)
+    say(look_over(config.data, data))
     base = build_base(config, num_classes=len(data.classes))
     check_lora(parse_selection(config.trial.selection, num_blocks=base.facts.num_blocks), width=base.facts.width)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -2,6 +2,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,13 @@ from unfreeze.data.pixels.decode import (
     ImageArray,
     Squares,
     cached,
-    check_bad_files,
     decode_files,
     decode_sequence,
-    fingerprint,
-    list_files,
     make_array,
     square,
 )
+from unfreeze.data.pixels.files import fingerprint, list_files
+from unfreeze.data.pixels.reading import NOTHING_SEEN, check_bad_files
 from unfreeze.errors import DataError
 
 
@@ -39,7 +39,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def decode_one(folder: Path, content: bytes, *, size: int = 16, name: str = "a.img") -> np.ndarray:
     (folder / name).write_bytes(content)
-    return decode_files(folder, [name], [0], size=size).images[0]
+    return decode_files(folder, [name], [0], Squares(size)).images[0]
 
 
 EXPECTED = np.asarray(photo().crop((4, 0, 20, 16)))
@@ -139,14 +139,14 @@ def test_a_long_strip_takes_no_more_memory_than_its_square() -> None:
 def test_small_images_are_stored_small(tmp_path: Path) -> None:
     for name, size in (("a", (8, 30)), ("b", (12, 12)), ("c", (10, 9))):
         (tmp_path / name).write_bytes(encoded(photo(*size), "PNG"))
-    assert decode_files(tmp_path, ["a", "b", "c"], [0, 1, 0], size=256).images.shape == (3, 12, 12, 3)
-    assert decode_files(tmp_path, ["a", "b", "c"], [0, 1, 0], size=10).images.shape == (3, 10, 10, 3)
+    assert decode_files(tmp_path, ["a", "b", "c"], [0, 1, 0], Squares(256)).images.shape == (3, 12, 12, 3)
+    assert decode_files(tmp_path, ["a", "b", "c"], [0, 1, 0], Squares(10)).images.shape == (3, 10, 10, 3)
 
 
 def test_squares_are_resized_as_told(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(photo(60, 40), "PNG"))
     for kind in ("bicubic", "bilinear"):
-        (pixels,) = decode_files(tmp_path, ["a.png"], [0], size=16, interpolation=kind).images
+        (pixels,) = decode_files(tmp_path, ["a.png"], [0], Squares(16, kind)).images
         expected = photo(60, 40).resize((16, 16), Image.Resampling[kind.upper()], box=(10, 0, 50, 40))
         assert np.array_equal(pixels, np.asarray(expected))
 
@@ -160,7 +160,7 @@ def test_a_sequence_is_stored_as_files_are(tmp_path: Path) -> None:
     for size in (6, 10, 64):
         squares = Squares(size, "bilinear", shift)
         array = decode_sequence([(picture, index) for index, picture in enumerate(pictures)], squares)
-        files = decode_files(tmp_path, ["0", "1", "2"], [0, 1, 2], size=size, interpolation="bilinear", shift=shift)
+        files = decode_files(tmp_path, ["0", "1", "2"], [0, 1, 2], squares)
         assert array.digest == files.digest
 
 
@@ -186,7 +186,7 @@ BROKEN = {
 def test_an_unreadable_file_is_left_out_and_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "good.png").write_bytes(PNG)
     (tmp_path / name).write_bytes(BROKEN[name])
-    array = decode_files(tmp_path, ["good.png", name], [4, 5], size=16)
+    array = decode_files(tmp_path, ["good.png", name], [4, 5], Squares(16))
     assert array.bad_files == (name,)
     assert array.labels.tolist() == [4]
     assert len(array) == len(array.images) == 1
@@ -198,7 +198,7 @@ def test_an_unreadable_file_is_left_out_and_named(tmp_path: Path, name: str) -> 
 def test_other_formats_are_not_opened_whatever_the_name_says(tmp_path: Path) -> None:
     (tmp_path / "good.png").write_bytes(PNG)
     (tmp_path / "a.jpg").write_bytes(encoded(photo(), "EPS"))  # Pillow would start Ghostscript
-    assert decode_files(tmp_path, ["good.png", "a.jpg"], [0, 0], size=16).bad_files == ("a.jpg",)
+    assert decode_files(tmp_path, ["good.png", "a.jpg"], [0, 0], Squares(16)).bad_files == ("a.jpg",)
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF decoder")
@@ -206,7 +206,7 @@ def test_a_damaged_avif_file_is_left_out(tmp_path: Path) -> None:
     content = encoded(Image.new("RGB", (64, 64), "red"), "AVIF")
     (tmp_path / "a.avif").write_bytes(content[:-10] + bytes(byte ^ 255 for byte in content[-10:]))
     (tmp_path / "good.png").write_bytes(PNG)
-    assert decode_files(tmp_path, ["good.png", "a.avif"], [0, 0], size=16).bad_files == ("a.avif",)
+    assert decode_files(tmp_path, ["good.png", "a.avif"], [0, 0], Squares(16)).bad_files == ("a.avif",)
 
 
 def test_many_unreadable_files_are_named_up_to_ten(tmp_path: Path) -> None:
@@ -214,13 +214,13 @@ def test_many_unreadable_files_are_named_up_to_ten(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(DataError, match="none of the 13") as caught:
-        decode_files(tmp_path, names, [0] * 13, size=16)
+        decode_files(tmp_path, names, [0] * 13, Squares(16))
     assert "09.png and 3 more" in str(caught.value)
 
 
 def test_nothing_to_decode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=str(tmp_path)):
-        decode_files(tmp_path, [], [], size=16)
+        decode_files(tmp_path, [], [], Squares(16))
 
 
 def test_the_digest_tells_images_and_labels() -> None:
@@ -270,7 +270,11 @@ class Counter:
 
     def __call__(self) -> ImageArray:
         self.calls += 1
-        return make_array(np.full((2, 4, 4, 3), self.value, np.uint8), np.array([1, 0]), ["bad.png"])
+        return make_array(
+            np.full((2, 4, 4, 3), self.value, np.uint8),
+            np.array([1, 0]),
+            seen=replace(NOTHING_SEEN, bad_files=("bad.png",)),
+        )
 
 
 def test_the_cache_is_built_once_and_gives_the_same(tmp_path: Path) -> None:

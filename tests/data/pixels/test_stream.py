@@ -1,6 +1,9 @@
 """Images that stay in their files: the same squares, torchvision's crops, worker processes, bad files."""
 
 import io
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
-from PIL import Image
+from PIL import Image, ImageOps
 
 from unfreeze.config import DataConfig
 from unfreeze.data.pixels.batches import TrainBatches, eval_batches, training_views
+from unfreeze.data.pixels.boxes import Crops
 from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.data.pixels.part import Part
 from unfreeze.data.pixels.stream import ImageFiles
 from unfreeze.data.sets.catalog import load_source, load_test, load_train_val
+from unfreeze.data.sets.remarks import look_over
 from unfreeze.errors import DataError
 
 CPU = torch.device("cpu")
@@ -203,19 +208,75 @@ def test_a_file_that_fails_later_is_named(config: DataConfig) -> None:
     assert "Traceback" not in str(caught.value)
 
 
-def test_the_digest_tells_changed_files(config: DataConfig) -> None:
+def test_the_digest_is_of_content(config: DataConfig, tmp_path: Path) -> None:
+    """Of two nodes the same, whenever and wherever each copied the files to."""
     before = load_train_val(config, image_size=16)
     assert load_train_val(config, image_size=16).digest == before.digest
     config.interpolation = "bilinear"
     assert load_train_val(config, image_size=16).digest != before.digest
     config.interpolation = "bicubic"
-    cut_short(before.train, 0)
-    assert load_train_val(config, image_size=16).digest != before.digest
+    shutil.copytree(str(config.path), tmp_path / "elsewhere")  # without the times
+    moved = replace(config, path=str(tmp_path / "elsewhere"), cache_dir=str(tmp_path / "another"))
+    assert load_train_val(moved, image_size=16).digest == before.digest
+    texture(40, 24, seed=99).save(tmp_path / "elsewhere/cat/00.png")
+    assert load_train_val(moved, image_size=16).digest != before.digest
+
+
+@pytest.mark.parametrize("loading", ["memory", "stream"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: whole[: len(whole) * 2 // 3], lambda whole: whole[:200], lambda _: b"", lambda _: b"<html>" * 99],
+)
+def test_a_damaged_file_is_judged_alike(
+    config: DataConfig, loading: Any, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    buffer = io.BytesIO()
+    texture(300, 200, 0).save(buffer, "JPEG")
+    (Path(str(config.path)) / "cat/50.jpg").write_bytes(damage(buffer.getvalue()))
+    config.loading, config.max_bad_share = loading, 0.05
+    assert load_train_val(config, image_size=16).bad_files == ("cat/50.jpg",)
+    assert "left out 1 of 25 files" in caplog.text
+    config.max_bad_share = 0.0
+    with pytest.raises(DataError, match=r"1 of 25 files below .* cannot be read as images.*cat/50\.jpg"):
+        load_train_val(config, image_size=16)
+
+
+def test_files_are_read_once_a_node(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_train_val(config, image_size=16)
+    monkeypatch.delattr("unfreeze.data.sets.raw.survey_files")
+    load_train_val(config, image_size=16)
+
+
+@pytest.mark.parametrize(("exif", "side"), [("ignore", (60, 20)), ("apply", (20, 60))])
+def test_an_orientation_is_applied_or_not(config: DataConfig, exif: Any, side: tuple[int, int]) -> None:
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    path = Path(str(config.path)) / "cat" / "00.jpg"
+    texture(60, 20, 0).save(path, exif=rotated)
+    config.exif = exif
+    data = load_train_val(config, image_size=16)
+    expected = np.asarray(Image.open(path) if exif == "ignore" else ImageOps.exif_transpose(Image.open(path)))
+    files = files_of(data.train)
+    index = files.files.index("cat/00.jpg")
+    assert files.sizes[index].tolist() == list(side)
+    whole = Crops(torch.tensor([[0, 0, *side]]), torch.tensor([False]))
+    crop = files.crops(np.array([index]), whole, side=20)[0]
+    assert np.array_equal(crop, np.asarray(Image.fromarray(expected).resize((20, 20), Image.Resampling.BILINEAR)))
+    streamed = files.take(np.array([index]))
+    config.loading = "memory"
+    held = load_train_val(config, image_size=16)
+    assert np.array_equal(held.train.array.take(np.array([index])), streamed)
+    (line,) = look_over(config, held)[-1:]
+    assert ("data.exif=apply turns them" in line) == (exif == "ignore")
+    assert line.startswith("1 images")
 
 
 def test_a_tree_without_images_is_refused(config: DataConfig, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("no image")
     config.source_path = str(tmp_path / "texts")
-    with pytest.raises(DataError, match=r"none of the 1 files .* such as a\.txt"):
+    with pytest.raises(DataError, match="no image files below"):
+        load_source(config, image_size=16)
+    (tmp_path / "texts" / "a.png").write_text("no image")
+    with pytest.raises(DataError, match=r"none of the 1 files .*: a\.png"):
         load_source(config, image_size=16)

@@ -14,10 +14,10 @@ from unfreeze.config import DataConfig, ModelConfig, PlasticityConfig
 Kind = Literal["inputs", "plasticity", "decoded", "prefix"]
 
 # Part of every key of its kind: raise it when the numbers stored change for the same options.
-FORMATS: dict[Kind, int] = {"inputs": 4, "plasticity": 2, "decoded": 4, "prefix": 2}
+FORMATS: dict[Kind, int] = {"inputs": 4, "plasticity": 2, "decoded": 5, "prefix": 2}
 
 # Where something is computed and by how many, never what.
-_SPREAD = ("data.cache_dir", "data.num_workers", "plasticity.num_actors")
+_SPREAD = ("data.cache_dir", "data.cache_gib", "data.num_workers", "plasticity.num_actors")
 # What the digest of an array of images has taken in: which images these are, and their pixels.
 _IMAGES = (
     *(
@@ -32,7 +32,7 @@ _IMAGES = (
         "data.source_path",
     ),
     *("data.val_share", "data.test_share", "data.split_seed", "data.max_train_images", "data.max_val_images"),
-    *("data.crop_share", "data.loading", "data.max_decoded_gib", "data.max_bad_share"),
+    *("data.crop_share", "data.loading", "data.max_decoded_gib", "data.max_bad_share", "data.max_duplicate_share"),
 )
 _WEIGHTS = ("model.weights",)  # the digest of the model's parameters has
 _VIEWS = ("data.augment", "data.num_views")  # of training images
@@ -55,9 +55,9 @@ IRRELEVANT: dict[Kind, frozenset[str]] = {
                 "data.source_path",
             ),  # the files' own root is in the key
             # All of `Squares` is in the key, and so how these are applied.
-            *("data.crop_share", "data.interpolation", "data.split_seed"),
+            *("data.crop_share", "data.interpolation", "data.exif", "data.split_seed"),
             *("data.val_share", "data.test_share", "data.max_train_images", "data.max_val_images"),
-            *("data.loading", "data.max_decoded_gib", "data.max_bad_share"),
+            *("data.loading", "data.max_decoded_gib", "data.max_bad_share", "data.max_duplicate_share"),
         )
     ),
     # Activations, by the digests of weights and images; the views of each part are in the key.

@@ -34,6 +34,11 @@ class Part:
         return hashlib.sha256(self.array.digest.encode() + chosen).hexdigest()
 
     @property
+    def hashes(self) -> np.ndarray:
+        """uint64 (N,): equal ones are copies."""
+        return self.array.hashes[self.indices]
+
+    @property
     def streams(self) -> bool:
         """Whether each image is decoded from its file when it is taken."""
         return isinstance(self.array, ImageFiles)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +18,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unfreeze.data.pixels.boxes import Crops
-from unfreeze.data.pixels.decode import (
+from unfreeze.data.pixels.cache import Entry
+from unfreeze.data.pixels.decode import Squares, decode_one, open_rgb
+from unfreeze.data.pixels.reading import (
     DECODE_THREADS,
     UNREADABLE,
-    Squares,
-    decode_one,
-    fingerprint,
-    image_sizes,
-    open_rgb,
+    Reading,
+    Seen,
+    open_image,
+    read_headers,
+    sum_up,
+    white_of,
 )
 from unfreeze.errors import DataError
 
@@ -73,7 +77,7 @@ class Decoder:
         """The image as it is in its file, RGB, of a corrupted set its square. Raises one of `UNREADABLE`."""
         if self.squares.shift:
             return Image.fromarray(decode_one(path, number, self.squares, self.stored))
-        return open_rgb(path)
+        return open_rgb(path, upright=self.squares.upright, white=self.squares.white)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +89,17 @@ class ImageFiles:
     numbers: np.ndarray  # int64 (N,), of each file before the unreadable ones were left out
     labels: np.ndarray  # int64 (N,)
     sizes: np.ndarray  # int64 (N, 2): width and height in px of what crops are drawn from
-    digest: str  # of the files' names, sizes and times, not of their pixels
-    bad_files: tuple[str, ...]
+    digest: str  # of the files' content and labels, and of how squares are made of them
+    hashes: np.ndarray  # uint64 (N,), of each file's content: equal ones are copies
+    seen: Seen
     num_workers: int
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def bad_files(self) -> tuple[str, ...]:
+        return self.seen.bad_files
 
     @property
     def stored(self) -> int:
@@ -167,28 +176,51 @@ class _Pieces(Dataset[Any]):
             return str(error)
 
 
-def open_files(
-    root: Path, files: Sequence[str], labels: Sequence[int], squares: Squares, *, num_workers: int
-) -> ImageFiles:
-    """Read the headers of ``files``: those without one are left out and named in the result.
+def survey_files(root: Path, files: Sequence[str], squares: Squares) -> Entry:
+    """Read every file once, as decoding does: which are good, their sizes and hashes, what was noticed.
+
+    So an unreadable file is left out and named before anything starts, whether images are streamed or decoded at once.
 
     Raises:
-        DataError: no image is left.
+        DataError: no image is left, or grey levels that are none.
     """
-    found = image_sizes(root, files)
-    numbers = np.array([number for number, size in enumerate(found) if size is not None], dtype=np.int64)
-    if not len(numbers):
-        raise DataError(f"none of the {len(files)} files below {root} can be read as an image, such as {files[0]}")
-    sizes = np.array([size for size in found if size is not None], dtype=np.int64)
-    stored = min(squares.size, int(sizes.min(1).max()))
-    key = json.dumps([fingerprint(root, files), list(labels), squares.key()])
+    headers = read_headers(root, files)
+    squares = squares.with_white(white_of(root, files, headers))
+
+    def read(name: str) -> Reading | None:
+        try:
+            return open_image(root / name, upright=squares.upright, check_only=True)[1]
+        except UNREADABLE:
+            return None
+
+    with ThreadPoolExecutor(max(DECODE_THREADS, len(os.sched_getaffinity(0)))) as threads:
+        readings = list(threads.map(read, files))
+    good, hashes, seen = sum_up(root, files, readings, squares.white)
+    sizes = np.array([reading.size for reading in readings if reading is not None], dtype=np.int64)
+    side = max(min(header.size) for header in headers if header is not None)
+    return Entry({"good": good, "sizes": sizes, "hashes": hashes}, {"seen": seen.to_dict(), "side": side})
+
+
+def open_files(
+    root: Path, files: Sequence[str], labels: Sequence[int], squares: Squares, survey: Entry, *, num_workers: int
+) -> ImageFiles:
+    """The images of ``files`` that `survey_files` found good."""
+    seen = Seen.from_dict(survey.meta["seen"])
+    squares = squares.with_white(seen.white)
+    numbers = np.flatnonzero(survey.arrays["good"]).astype(np.int64)
+    sizes, hashes = (np.array(survey.arrays[name]) for name in ("sizes", "hashes"))
+    stored = min(squares.size, survey.meta["side"])
+    good_labels = np.asarray(labels, dtype=np.int64)[numbers]
+    digest = hashlib.sha256(json.dumps([stored, squares.key()]).encode())
+    digest.update(hashes.tobytes() + good_labels.tobytes())
     return ImageFiles(
         decoder=Decoder(root, squares, stored),
-        files=tuple(files[number] for number in numbers),
+        files=tuple(files[number] for number in numbers.tolist()),
         numbers=numbers,
-        labels=np.asarray(labels, dtype=np.int64)[numbers],
+        labels=good_labels,
         sizes=np.full_like(sizes, stored) if squares.shift else sizes,
-        digest=hashlib.sha256(key.encode()).hexdigest(),
-        bad_files=tuple(name for name, size in zip(files, found, strict=True) if size is None),
+        digest=digest.hexdigest(),
+        hashes=hashes,
+        seen=seen,
         num_workers=num_workers,
     )

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from unfreeze.config import DataConfig
-from unfreeze.data.pixels.decode import ImageArray, decode_sequence, fingerprint, make_array
+from unfreeze.data.pixels.decode import ImageArray, decode_sequence, make_array
+from unfreeze.data.pixels.files import fingerprint
 from unfreeze.data.sets.embedded import load_digits_images
 from unfreeze.data.sets.raw import RawSet, cache_dir, check_labels, downstream_squares, read_array
 from unfreeze.data.sets.splits import paper_split

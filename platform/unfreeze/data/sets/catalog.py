@@ -4,26 +4,18 @@ The test images are sealed: `load_train_val` never touches them, no model sees w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from unfreeze.config import DataConfig
-from unfreeze.data.pixels.decode import (
-    ImageArray,
-    Squares,
-    cached,
-    list_files,
-    list_names,
-    make_array,
-    split_off_images,
-    stored_side,
-)
+from unfreeze.data.pixels.decode import ImageArray, Squares, make_array
+from unfreeze.data.pixels.files import list_files, list_names, split_off_images
 from unfreeze.data.pixels.part import Images, Part
 from unfreeze.data.sets.arrays import load_cifar_c, load_digits
 from unfreeze.data.sets.embedded import render_glyphs
 from unfreeze.data.sets.layout import PARTS
-from unfreeze.data.sets.raw import RawSet, cache_dir, decoded_key, read_files
+from unfreeze.data.sets.raw import RawSet, cache_dir, decoded_key, downstream_squares, keep, read_files
 from unfreeze.data.sets.splits import stratified_split, stratified_subset
 from unfreeze.data.sets.stage import local_tree
 from unfreeze.data.sets.trees import load_domainnet, load_folder
@@ -130,11 +122,11 @@ def load_source(config: DataConfig, *, image_size: int) -> Part:
 
         squares = Squares(image_size)
         key = decoded_key(config, squares, set="glyphs", images=_NUM_GLYPHS, seed=config.split_seed)
-        array = cached(cache_dir(config), key, render)
+        array = keep(config, key, render)
     else:
         root = local_tree(config.source_path, cache_dir=cache_dir(config))
         files, _ = split_off_images(list_files(root))
-        squares = Squares(stored_side(image_size, config.crop_share), config.interpolation)
+        squares = replace(downstream_squares(config, image_size), shift=None)
         array = read_files(config, root, files, [0] * len(files), squares)
     return Part(array, np.arange(len(array)))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.config import Config
-from unfreeze.data.pixels.decode import fingerprint, list_files
+from unfreeze.data.pixels.files import fingerprint, list_files
 from unfreeze.data.pixels.keys import specification
 from unfreeze.errors import StorageError
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from unfreeze.config import DataConfig
-from unfreeze.data.pixels.decode import list_names
+from unfreeze.data.pixels.files import list_names
 from unfreeze.errors import DataError
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}

@@ -9,20 +9,14 @@ from typing import Any
 import numpy as np
 
 from unfreeze.config import DataConfig
+from unfreeze.data.pixels.cache import kept
 from unfreeze.data.pixels.corrupt import Shift
-from unfreeze.data.pixels.decode import (
-    ImageArray,
-    Squares,
-    cached,
-    check_bad_files,
-    decode_files,
-    fingerprint,
-    image_sizes,
-    stored_side,
-)
-from unfreeze.data.pixels.keys import specification
+from unfreeze.data.pixels.decode import ImageArray, Squares, cached, decode_files, stored_side
+from unfreeze.data.pixels.files import fingerprint
+from unfreeze.data.pixels.keys import digest_of, specification
 from unfreeze.data.pixels.part import Images
-from unfreeze.data.pixels.stream import open_files
+from unfreeze.data.pixels.reading import check_bad_files, read_headers
+from unfreeze.data.pixels.stream import open_files, survey_files
 from unfreeze.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +40,11 @@ def cache_dir(config: DataConfig) -> Path:
     return Path(config.cache_dir).expanduser()
 
 
+def cache_bytes(config: DataConfig) -> float:
+    """What ``decoded/`` and ``staged/`` may hold, each."""
+    return config.cache_gib * 2**30
+
+
 def downstream_squares(config: DataConfig, image_size: int) -> Squares:
     """How the downstream images are stored: corrupted where that is asked for.
 
@@ -54,8 +53,10 @@ def downstream_squares(config: DataConfig, image_size: int) -> Squares:
     """
     size = stored_side(image_size, config.crop_share)
     if config.corruption is None or config.name in ("cifar10c", "cifar100c"):  # theirs is in their files
-        return Squares(size, config.interpolation)
-    return Squares(size, config.interpolation, Shift(config.corruption, config.severity, config.split_seed))
+        shift = None
+    else:
+        shift = Shift(config.corruption, config.severity, config.split_seed)
+    return Squares(size, config.interpolation, shift, upright=config.exif == "apply")
 
 
 def read_files(config: DataConfig, root: Path, files: Sequence[str], labels: Sequence[int], squares: Squares) -> Images:
@@ -64,21 +65,22 @@ def read_files(config: DataConfig, root: Path, files: Sequence[str], labels: Seq
     Raises:
         DataError: no image, or more unreadable ones than ``data.max_bad_share``.
     """
+    key = decoded_key(config, squares, root=str(root), files=fingerprint(root, files), labels=list(labels))
     images: Images
     if _streams(config, root, files, squares):
-        images = open_files(root, files, labels, squares, num_workers=config.num_workers)
+        survey = kept(
+            cache_dir(config) / "decoded",
+            digest_of("survey", key),
+            lambda: survey_files(root, files, squares),
+            max_bytes=cache_bytes(config),
+        )
+        images = open_files(root, files, labels, squares, survey, num_workers=config.num_workers)
     else:
-        key = decoded_key(config, squares, root=str(root), files=fingerprint(root, files), labels=list(labels))
-
-        def decode() -> ImageArray:
-            return decode_files(
-                root, files, labels, size=squares.size, interpolation=squares.interpolation, shift=squares.shift
-            )
-
-        images = cached(cache_dir(config), key, decode)
+        images = keep(config, key, lambda: decode_files(root, files, labels, squares))
         if squares.shift is None:
             bad = set(images.bad_files)
-            images = replace(images, files=tuple(root / name for name in files if name not in bad))
+            paths = tuple(root / name for name in files if name not in bad)
+            images = replace(images, files=paths, upright=squares.upright)
     check_bad_files(images, root, max_bad_share=config.max_bad_share)
     return images
 
@@ -94,7 +96,7 @@ def _streams(config: DataConfig, root: Path, files: Sequence[str], squares: Squa
     limit = config.max_decoded_gib * 2**30
     if len(files) * squares.size**2 * 3 <= limit:
         return False
-    sides = [min(size) for size in image_sizes(root, files) if size is not None]
+    sides = [min(header.size) for header in read_headers(root, files) if header is not None]
     need = len(files) * min(squares.size, max(sides, default=squares.size)) ** 2 * 3
     if need > limit:
         logger.info("%s is streamed: decoded, it takes %.1f GiB", root, need / 2**30)
@@ -114,7 +116,12 @@ def read_array(
             f"data.loading=stream decodes each image from a file of its own, which data={config.name} does not have; "
             f"leave data.loading=auto"
         )
-    return cached(cache_dir(config), decoded_key(config, squares, **key), build)
+    return keep(config, decoded_key(config, squares, **key), build)
+
+
+def keep(config: DataConfig, key: dict[str, Any], build: Callable[[], ImageArray]) -> ImageArray:
+    """`cached` on this node."""
+    return cached(cache_dir(config), key, build, max_bytes=cache_bytes(config))
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from unfreeze.config import DataConfig
-from unfreeze.data.pixels.decode import list_files, list_names, split_off_images
+from unfreeze.data.pixels.decode import Squares
+from unfreeze.data.pixels.files import list_files, list_names, split_off_images
 from unfreeze.data.sets.layout import class_name, find_folders, labels_of
 from unfreeze.data.sets.raw import Images, RawSet, cache_dir, downstream_squares, read_files
 from unfreeze.data.sets.splits import paper_split
@@ -33,28 +34,31 @@ def load_folder(config: DataConfig, image_size: int) -> RawSet:
         return images, _folders(root)
 
     folders = find_folders(config, look)
-    pool = folders["train"]
     roots = {part: local_tree(each.tree, cache_dir=cache_dir(config)) / each.below for part, each in folders.items()}
     # Of the folders, not of the images' paths: a class without any is named.
     classes = tuple(sorted({class_name(name) for name in _folders(roots["train"])}))
     if len(classes) < 2:
-        raise DataError(f"{pool.name} must hold one folder per class and at least two, but got {list(classes)}")
+        raise DataError(
+            f"{folders['train'].name} must hold one folder per class and at least two, but got {list(classes)}"
+        )
     squares = downstream_squares(config, image_size)
 
-    def load(part: str) -> Images:
+    def load(part: str, squares: Squares) -> Images:
         files = folders[part].files
         return read_files(config, roots[part], files, labels_of(files, classes, folders[part].name), squares)
 
+    pool = load("train", squares)
+    alike = squares.with_white(pool.seen.white)
     notes: tuple[str, ...] = ()
     if strays:
         notes = (f"left out {len(strays):,} files that are no images by their names: {list_names(strays)}",)
     has_test = "test" in folders
     return RawSet(
         classes,
-        load("train"),
-        load("val") if "val" in folders else None,
+        pool,
+        load("val", alike) if "val" in folders else None,
         len(labels_of(folders["test"].files, classes, folders["test"].name)) if has_test else None,
-        (lambda: load("test")) if has_test else None,
+        (lambda: load("test", alike)) if has_test else None,
         notes=notes,
         places={part: folder.name for part, folder in folders.items()},
     )
@@ -89,7 +93,8 @@ def load_domainnet(config: DataConfig, image_size: int) -> RawSet:
     train, test = paper_split(len(files))
     squares = downstream_squares(config, image_size)
 
-    def load(chosen: np.ndarray) -> Images:
+    def load(chosen: np.ndarray, squares: Squares) -> Images:
         return read_files(config, root, [files[i] for i in chosen], [labels[i] for i in chosen], squares)
 
-    return RawSet(classes, load(train), None, len(test), lambda: load(test))
+    pool = load(train, squares)
+    return RawSet(classes, pool, None, len(test), lambda: load(test, squares.with_white(pool.seen.white)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from unfreeze.config import DataConfig
-from unfreeze.data.pixels.decode import decode_sequence
+from unfreeze.data.pixels.decode import Squares, decode_sequence
 from unfreeze.data.sets.raw import Images, RawSet, cache_dir, check_labels, downstream_squares, read_array, read_files
 from unfreeze.data.sets.stage import local_tree
 from unfreeze.errors import DataError
@@ -58,7 +58,7 @@ def load_vision(config: DataConfig, image_size: int) -> RawSet:
     named = _open(config, row, root, row.train if row.test is None else row.test)
     classes = tuple(getattr(named, "classes", None) or getattr(named, "categories", None) or _DIGITS)
 
-    def load(part: _Part) -> Images:
+    def load(part: _Part, squares: Squares) -> Images:
         pairs = _undecoded(config, row, root, part)
         if pairs is not None:
             labels = [int(label) for _, label in pairs]
@@ -69,11 +69,13 @@ def load_vision(config: DataConfig, image_size: int) -> RawSet:
         check_labels(array.labels, len(classes), f"data={config.name}")
         return array
 
-    val = load(row.val) if row.val is not None else None
+    pool = load(row.train, squares)
+    alike = squares.with_white(pool.seen.white)
+    val = load(row.val, alike) if row.val is not None else None
     test = row.test
     if test is None:
-        return RawSet(classes, load(row.train), val, None, None)
-    return RawSet(classes, load(row.train), val, len(named), lambda: load(test))
+        return RawSet(classes, pool, val, None, None)
+    return RawSet(classes, pool, val, len(named), lambda: load(test, alike))
 
 
 def _undecoded(config: DataConfig, row: _Row, root: Path, part: _Part) -> list[tuple[Any, int]] | None:
