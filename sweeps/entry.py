@@ -1,7 +1,6 @@
 """What the entry scripts share: Hydra composes, `load_config` checks, an error of the user's is one message."""
 
 import errno
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +44,9 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _launch(action: Callable[["Config"], None], experiment: str | None) -> None:
+    from arguments import read_arguments
+
+    from unfreeze.report.help import find_groups
     from unfreeze.report.streams import say, show
 
     if {"--help", "-h"}.intersection(sys.argv[1:]):
@@ -61,7 +63,8 @@ def _launch(action: Callable[["Config"], None], experiment: str | None) -> None:
             say(f"error: this command is for experiment={experiment} alone, but got {other[0]}")
             sys.exit(2)
         sys.argv.insert(1, f"experiment={experiment}")
-    sys.argv[1:] = [_for_hydra(argument) for argument in sys.argv[1:]]
+    given, problems = read_arguments(sys.argv[1:], find_groups(_CONF))
+    sys.argv[1:] = given
 
     store_defaults()
 
@@ -70,29 +73,9 @@ def _launch(action: Callable[["Config"], None], experiment: str | None) -> None:
         from unfreeze.load import load_config
 
         with _exit_codes():
-            action(load_config(raw))
+            action(load_config(raw, problems))
 
     main()
-
-
-def _for_hydra(argument: str) -> str:
-    """An argument as Hydra must read it.
-
-    Hydra alone would stop at the first unknown key; forced in, all of them reach `load_config` and its one message.
-    It would also read a text by its grammar: 20261127 as a number, a[b] as a mistake.
-    """
-    from unfreeze.load import text_options
-
-    match = re.fullmatch(r"(\+{0,2})(\w[\w.]*)=(.*)", argument, re.DOTALL)
-    if match is None or match[2].startswith("hydra."):
-        return argument
-    force, name, value = match.groups()
-    force = "++" if "." in name else force
-    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-    if name in text_options() and value != "null" and not is_quoted:
-        value = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", r"\'")  # before a quote, and there alone, \ is \\
-        value = f"'{value}'"
-    return f"{force}{name}={value}"
 
 
 def store_defaults() -> None:

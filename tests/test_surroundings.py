@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import entry
 import pytest
+from arguments import for_hydra
 from configuring import SWEEPS, composed, problems_of
 from finished_sweep import make_evidence
 
@@ -128,7 +128,7 @@ def test_progress_that_cannot_be_shown_is_dropped(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_a_text_on_the_command_line_is_text(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = [entry._for_hydra(f"{name}={text}") for name in ("storage", "trial.selection", "data.path")]
+    arguments = [for_hydra(f"{name}={text}") for name in ("storage", "trial.selection", "data.path")]
     raw = composed("data=folder", "data.source_path=/s", *arguments)
     assert (raw.storage, raw.trial.selection, raw.data.path) == (text, text, text)
 
@@ -143,13 +143,13 @@ def test_a_text_on_the_command_line_is_text(text: str, monkeypatch: pytest.Monke
     ],
 )
 def test_null_quotes_and_references_are_what_they_are_in_hydra(argument: str, read: str | None) -> None:
-    assert composed(entry._for_hydra(argument)).model.weights == read
+    assert composed(for_hydra(argument)).model.weights == read
 
 
 def test_what_is_no_text_is_left_to_hydra() -> None:
     for argument in ("--cfg", "job", "model=tiny", "hydra.run.dir=.", "experiment=demo", "+storage2=1"):
-        assert entry._for_hydra(argument) == argument
-    assert entry._for_hydra("finetune.epochs=3") == "++finetune.epochs=3"
+        assert for_hydra(argument) == argument
+    assert for_hydra("finetune.epochs=3") == "++finetune.epochs=3"
     assert {"sweep.name", "storage", "data.path", "tracking.experiment"} <= text_options()
     assert not {"data.name", "finetune.epochs", "search.baselines", "cluster.num_slots"} & text_options()
 

@@ -4,7 +4,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -18,8 +18,8 @@ from unfreeze.config import Config, Mode, RivalScore
 from unfreeze.errors import ConfigError
 
 
-def load_config(raw: DictConfig | Mapping[str, Any]) -> Config:
-    """Turn a composed configuration into a checked `Config`.
+def load_config(raw: DictConfig | Mapping[str, Any], found: Sequence[str] = ()) -> Config:
+    """Turn a composed configuration into a checked `Config`. ``found``: problems of the command line itself.
 
     Raises:
         ConfigError: lists every unknown key, wrong type and value out of range at once.
@@ -29,7 +29,7 @@ def load_config(raw: DictConfig | Mapping[str, Any]) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration cannot be resolved: {error}") from error
     assert isinstance(plain, dict)
-    problems: list[str] = []
+    problems = [*found]
     unsound: set[Any] = set()
     try:
         config = _validate(plain)
@@ -47,14 +47,20 @@ def load_config(raw: DictConfig | Mapping[str, Any]) -> Config:
 @functools.cache
 def text_options() -> frozenset[str]:
     """The dotted names of the options that hold any text: names, paths, addresses."""
-    return frozenset(_text_options(Config, ""))
+    return frozenset(_options_of((str, str | None), Config))
 
 
-def _text_options(section: Any, prefix: str) -> Iterator[str]:
+@functools.cache
+def text_list_options() -> frozenset[str]:
+    """The same of lists of such texts: selections, places of a probe."""
+    return frozenset(_options_of((list[str],), Config))
+
+
+def _options_of(kinds: tuple[Any, ...], section: Any, prefix: str = "") -> Iterator[str]:
     for name, kind in get_type_hints(section).items():
         if is_dataclass(kind):
-            yield from _text_options(kind, f"{prefix}{name}.")
-        elif kind in (str, str | None):
+            yield from _options_of(kinds, kind, f"{prefix}{name}.")
+        elif kind in kinds:
             yield f"{prefix}{name}"
 
 
