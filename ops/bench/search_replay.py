@@ -29,6 +29,7 @@ from scipy.special import expit, logit
 from unfreeze.components.selection import parse_selection
 from unfreeze.evidence.model import Points, Posterior, Terms, standardised
 from unfreeze.records import COMPONENTS
+from unfreeze.search.candidates import promising
 from unfreeze.search.stopping import rungs
 
 TABLES = Path(__file__).parent / "tables"
@@ -165,11 +166,16 @@ def by_random(table: Table, rng: np.random.Generator, in_flight: int) -> Replaye
     return Replayed(best_observed(tried, [table.run(cell, rng) for cell in tried]), 0.0, FULL)
 
 
-def by_optuna(make: Callable[[int], optuna.samplers.BaseSampler]) -> Sampler:
+def by_optuna(make: Callable[[int], optuna.samplers.BaseSampler], *, first: str | None = None) -> Sampler:
+    """``first``: the score in whose order every component is tried alone, at the middle rate, before anything else."""
+
     def replay(table: Table, rng: np.random.Generator, in_flight: int) -> Replayed:
         study = optuna.create_study(direction="maximize", sampler=make(int(rng.integers(2**31))))
         rates = np.unique(table.cells.log_rates)
         rows = np.column_stack([table.cells.switches, table.cells.log_rates])
+        for component in order_of(table, first) if first is not None else []:
+            alone = {name: place == component for place, name in enumerate(COMPONENTS)}
+            study.enqueue_trial({**alone, "rate": rates.mean()})
         tried: list[int] = []
         running: list[tuple[optuna.Trial, int]] = []
         values: list[float] = []
@@ -196,40 +202,60 @@ def by_optuna(make: Callable[[int], optuna.samplers.BaseSampler]) -> Sampler:
     return replay
 
 
-def by_model(prior: str, *, stopping: bool = False) -> Sampler:
-    """``stopping``: by the cutoffs of `search.stopping` with its defaults; what was reached then is the outcome."""
+def order_of(table: Table, prior: str) -> list[int]:
+    """The components from the highest score to the lowest."""
+    scores = table.scores.get(prior, np.zeros(5))
+    return sorted(range(5), key=lambda component: -scores[component])
+
+
+def by_model(prior: str, *, free: bool = False, stopping: bool = False) -> Sampler:
+    """``free``: no components alone first. ``stopping``: by the cutoffs of `search.stopping` with its defaults; what
+    was reached then is the outcome."""
 
     def replay(table: Table, rng: np.random.Generator, in_flight: int) -> Replayed:
         scores = table.scores.get(prior, np.zeros(5))
         terms = Terms.of(scores, table.sizes, np.arange(5), rates=table.rates)
+        first = [] if free else order_of(table, prior)
         tried: list[int] = []
         values: list[float] = []
         recommended: list[int] = []
         curves: list[np.ndarray] = []
         images: list[float] = []
         seconds = 0.0
+
+        def posterior(known: int) -> Posterior:
+            done, running = np.array(tried[:known], dtype=int), np.array(tried[known:], dtype=int)
+            return Posterior(terms, table.cells[done], np.array(values[:known]), table.cells[running])
+
+        after = posterior(0)
         # Stopped trials are cheap: twice as many take about as many images.
         for index in range(2 * NUM_TRIALS if stopping else NUM_TRIALS):
             known = max(0, index - in_flight + 1)
             started = time.perf_counter()
-            done, running = np.array(tried[:known], dtype=int), np.array(tried[known:], dtype=int)
-            posterior = Posterior(terms, table.cells[done], np.array(values[:known]), table.cells[running])
-            worth = posterior.expected_improvement(table.cells)
+            before = after if in_flight == 1 else posterior(known)
+            if index < len(first):
+                own = np.flatnonzero((table.cells.switches == np.eye(5)[first[index]]).all(1))
+                tried.append(own[chosen(before, table.cells[own], table.cells[own], None)])
+            else:
+                # Nothing tells the first ones apart: any of the equally good.
+                luck = rng if not tried else None
+                tried.append(chosen(before, table.cells, promising(before, table.cells), luck))
             seconds += time.perf_counter() - started
-            if not tried:  # nothing tells the first ones apart: any of the equally good
-                worth = worth + 1e-12 * rng.random(len(worth))
-            tried.append(int(np.argmax(worth)))
             curves.append(table.curve(tried[-1], rng))
             kept = until_stopped(curves[-1], curves[:known]) if stopping else len(curves[-1])
             images.append((images[-1] if images else 0.0) + kept / len(curves[-1]))
             curves[-1] = curves[-1][:kept]
             values.append(float(curves[-1][-1]))
-            posterior = Posterior(terms, table.cells[np.array(tried)], np.array(values))
-            seen = np.unique(tried)
-            recommended.append(int(seen[np.argmax(posterior.logits(table.cells[seen])[0])]))
+            after = posterior(len(tried))
+            recommended.append(int(np.argmax(after.logits(table.cells)[0])))
         return Replayed(recommended, seconds / len(tried), images)
 
     return replay
+
+
+def chosen(posterior: Posterior, points: Points, rivals: Points, rng: np.random.Generator | None) -> int:
+    worth = posterior.knowledge_gradient(points, rivals)
+    return int(np.argmax(worth if rng is None else worth + 1e-12 * rng.random(len(worth))))
 
 
 def until_stopped(curve: np.ndarray, peers: list[np.ndarray]) -> int:
@@ -246,14 +272,23 @@ def samplers(table: Table, *, full: bool) -> dict[str, Sampler]:
     found: dict[str, Sampler] = {
         "random": by_random,
         "tpe": by_optuna(lambda seed: optuna.samplers.TPESampler(seed=seed)),
+        "today:uniform": by_optuna(before_the_model, first="uniform"),
         "model:uniform": by_model("uniform"),
+        "model:uniform, free": by_model("uniform", free=True),
     }
+    if full:
+        found["gp"] = by_optuna(lambda seed: optuna.samplers.GPSampler(seed=seed, deterministic_objective=False))
     priors = ("informative", "reversed", "misleading", "oracle", "reference", "in_situ", "local")
     wanted = [prior for prior in table.scores if full or prior in priors]
     found |= {f"model:{prior}": by_model(prior) for prior in wanted}
+    found |= {f"today:{p}": by_optuna(before_the_model, first=p) for p in ("informative", "reference") if p in wanted}
     if table.runs is not None:
         found["model:uniform, stopping"] = by_model("uniform", stopping=True)
     return found
+
+
+def before_the_model(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, multivariate=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +316,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--tables", nargs="+", default=["synthetic-0", "synthetic-1"])
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1])
-    parser.add_argument("--full", action="store_true", help="rival scores as priors, too")
+    parser.add_argument("--full", action="store_true", help="rival scores as priors and Optuna's GPSampler, too")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     outcomes = []

@@ -310,6 +310,11 @@ class SearchConfig:
     )
     learning_rate_low: PositiveFloat = option(1e-3, "the lowest tried")
     learning_rate_high: PositiveFloat = option(1e-1, "the highest tried")
+    extend_rates: bool = option(
+        True,
+        "sampler=model: where what does best lies near an end of the range, try up to half a decade further, a decade "
+        "beyond the range at most; false: never outside",
+    )
     start_learning_rates: list[PositiveFloat] = option(
         [], "of components alone and baselines; []: as sampler=model asks, else the geometric mean of the range"
     )
@@ -325,8 +330,15 @@ class SearchConfig:
     )
     reduction_factor: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = option(3.0, "1/this pass each rung")
     grace_reports: Count = option(2, "the first rung: reports before a trial may be stopped")
-    confirm_top: NonNegativeInt = option(3, "best (selection, learning rate) run again on more seeds; 0: off")
-    confirm_seeds: NonNegativeInt = option(2, "additional seeds each; 0: off")
+    confirm_top: NonNegativeInt = option(3, "best selections run again, each at its best rate; 0: off")
+    confirm_seeds: NonNegativeInt = option(
+        2, "runs for each of them; sampler=model gives them to those that settle the choice; 0: off"
+    )
+    settle: PositiveFloat | None = option(
+        None,
+        "sampler=model: the search ends once choosing the best so far gives away less than this many points of "
+        "accuracy on average; null: after num_trials",
+    )
     prior: PriorConfig = field(default_factory=PriorConfig)
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from unfreeze.evidence import model
 from unfreeze.evidence import model as model_module
 from unfreeze.evidence.model import Points, Posterior, Terms, standardised
 
@@ -72,7 +73,7 @@ def test_a_reversed_score_is_the_same_model_and_its_worth_the_opposite() -> None
     one, other = Posterior(TERMS, points, accuracies), Posterior(turned, points, accuracies)
     for left, right in zip(one.logits(GRID), other.logits(GRID), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-9)
-    np.testing.assert_allclose(one.expected_improvement(GRID), other.expected_improvement(GRID), rtol=1e-7)
+    np.testing.assert_allclose(one.knowledge_gradient(GRID, GRID), other.knowledge_gradient(GRID, GRID), rtol=1e-7)
     assert one.score_effect().mean == pytest.approx(-other.score_effect().mean)
 
 
@@ -112,20 +113,34 @@ def test_repeated_runs_that_agree_make_it_surer() -> None:
     assert (often.logits(points)[1] < alone.logits(points)[1]).all()
 
 
-def test_without_a_trial_it_asks_for_the_middle_of_the_rates() -> None:
-    prior = Posterior(TERMS, GRID[np.zeros(0, int)], np.zeros(0))
-    asked = GRID[np.array([np.argmax(prior.expected_improvement(GRID))])]
-    assert abs(asked.log_rates[0] - TERMS.middle) < 0.3
+def test_a_run_is_worth_what_it_may_change_about_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under one draw of the scales: the mean of the best mean after a run, by dense algebra and a fine grid."""
+    monkeypatch.setattr(model, "_NUM_KEPT", 1)
+    points, accuracies = planted(5, count=8)
+    found = Posterior(TERMS, points, accuracies)
+    own, rivals = GRID[np.arange(0, len(GRID), 17)], GRID[np.arange(3, len(GRID), 11)]
+    both = Points.join([own, rivals], width=5)
+    mean, sd = found.logits(both)
+    drawn = found.samples(both, 2**14)
+    covariance = np.cov(drawn.T)
+    noise = found._scale[0] * found._draws[0, -1] ** 2
+    z = np.linspace(-6, 6, 2001)
+    density = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
+    for row, gain in enumerate(found.knowledge_gradient(own, rivals)):
+        where = np.r_[row, len(own) : len(both)]
+        shift = covariance[row, where] / np.sqrt(sd[row] ** 2 + noise)
+        expected = density @ (mean[where] + z[:, None] * shift).max(1) - mean[where].max()
+        assert gain == pytest.approx(expected, rel=0.1, abs=2e-3)
 
 
 def test_what_is_being_tried_is_worth_less() -> None:
     points, accuracies = planted(5, count=8)
     free = Posterior(TERMS, points, accuracies)
-    best = int(np.argmax(free.expected_improvement(GRID)))
+    best = int(np.argmax(free.knowledge_gradient(GRID, GRID)))
     busy = Posterior(TERMS, points, accuracies, GRID[np.array([best])])
     np.testing.assert_allclose(busy.logits(GRID)[0], free.logits(GRID)[0])
-    assert busy.expected_improvement(GRID)[best] < 0.5 * free.expected_improvement(GRID)[best]
-    assert (busy.expected_improvement(GRID) <= free.expected_improvement(GRID) * (1 + 1e-9)).all()
+    assert busy.knowledge_gradient(GRID, GRID)[best] < 0.5 * free.knowledge_gradient(GRID, GRID)[best]
+    assert (busy.logits(GRID)[1] <= free.logits(GRID)[1] * (1 + 1e-9)).all()
 
 
 def test_samples_have_the_posteriors_moments() -> None:
@@ -151,7 +166,7 @@ def test_a_score_that_says_nothing_is_none(scores: np.ndarray) -> None:
 def test_few_or_extreme_outcomes_stay_finite(accuracies: list[float]) -> None:
     points = GRID[np.arange(len(accuracies)) * 7]
     found = Posterior(TERMS, points, np.array(accuracies))
-    for values in (*found.logits(GRID), *found.accuracies(GRID), found.expected_improvement(GRID)):
+    for values in (*found.logits(GRID), *found.accuracies(GRID), found.knowledge_gradient(GRID, GRID)):
         assert np.isfinite(values).all()
 
 

@@ -234,8 +234,9 @@ def test_one_learning_rate_alone_in_a_tight_budget(make_planner: MakePlanner, fa
 # --- confirmation and early stopping ----------------------------------------------------------------------------------
 
 
-def test_the_best_selections_are_run_again_on_new_seeds(reference: dict[int, TrialRecord]) -> None:
-    search = [reference[index] for index in range(14)]
+def test_the_best_selections_are_run_again_on_new_seeds(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    records = sweep(make_planner(sampler="tpe"), fake_trial)
+    search = [records[index] for index in range(14)]
     finished = sorted(
         (record for record in search if record.state is TrialState.FINISHED),
         key=lambda record: -(record.best_val_accuracy or 0),
@@ -244,15 +245,35 @@ def test_the_best_selections_are_run_again_on_new_seeds(reference: dict[int, Tri
     for record in finished:
         if record.spec.selection not in [spec.selection for spec in best]:
             best.append(record.spec)
-    confirmed = [reference[index].spec for index in range(14, 18)]
+    confirmed = [records[index].spec for index in range(14, 18)]
     assert [(s.selection, s.learning_rate) for s in confirmed] == [
         (spec.selection, spec.learning_rate) for spec in best[:2] for _ in range(2)
     ]
     assert {spec.origin for spec in confirmed} == {"confirm"}
-    (search_seed,) = {record.spec.seed for record in search}  # paired comparisons
-    first, second = (spec.seed for spec in confirmed[:2])
-    assert len({search_seed, first, second}) == 3
-    assert [spec.seed for spec in confirmed[2:]] == [first, second]
+    assert [spec.seed for spec in confirmed] == [1, 2, 1, 2]
+
+
+def test_with_the_model_the_leader_has_two_seeds_in_the_end(reference: dict[int, TrialRecord]) -> None:
+    confirmed = [reference[index].spec for index in range(14, 18)]
+    assert {spec.origin for spec in confirmed} == {"confirm"}
+    assert len({spec.selection for spec in confirmed}) <= 2
+    runs = [(spec.selection, spec.learning_rate, spec.seed) for spec in specs(reference)]
+    assert len(set(runs)) == len(runs)
+    first = confirmed[0]
+    assert sum(run[:2] == (first.selection, first.learning_rate) for run in runs) >= 2
+
+
+def test_the_search_ends_when_the_choice_is_settled(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    """Whatever the slots: the same trials, fewer than were allowed, and the confirmation after them."""
+    settings = {"num_trials": 30, "settle": 5.0, "early_stopping": False}
+    records = sweep(make_planner(**settings), fake_trial, slots=1)
+    origins = [spec.origin for spec in specs(records)]
+    assert 7 <= origins.index("confirm") < 30
+    assert origins[origins.index("confirm") :] == ["confirm"] * 4
+    other = sweep(make_planner(**settings), fake_trial, slots=4, order=random.Random(3))
+    assert specs(other) == specs(records)
+    cut = {index: record for index, record in records.items() if index < 5}
+    assert specs(sweep(make_planner(**settings), fake_trial, slots=3, final=cut)) == specs(records)
 
 
 @pytest.mark.parametrize("settings", [{"confirm_top": 0}, {"confirm_seeds": 0}])
@@ -275,7 +296,7 @@ def test_fewer_finished_selections_fewer_confirmations(make_planner: MakePlanner
             return record
         return TrialRecord(spec=spec, state=TrialState.DIVERGED, error="loss became nan")
 
-    records = specs(sweep(make_planner(num_trials=7), only_mha_finishes))
+    records = specs(sweep(make_planner(num_trials=7, sampler="tpe"), only_mha_finishes))
     assert [spec.selection for spec in records[7:]] == ["mha", "mha"]
 
 
@@ -388,8 +409,11 @@ def test_a_configuration_that_the_search_repeated_is_confirmed_on_further_seeds(
     records = [make_record(0, "mha", [0.9]), make_record(1, "mha", [0.9], seed=1), make_record(2, "fc1", [0.8])]
     final = {record.spec.index: record for record in records}
     planned = {index: record.spec for index, record in final.items()}
-    confirmed = [planner.plan(index, final, planned) for index in range(3, 7)]
-    assert [(spec.selection, spec.seed) for spec in confirmed if spec] == [
+    for index in range(3, 7):
+        spec = planner.plan(index, final, planned)
+        assert spec is not None
+        planned[index] = spec
+    assert [(planned[index].selection, planned[index].seed) for index in range(3, 7)] == [
         ("mha", 2),
         ("mha", 3),
         ("fc1", 1),

@@ -93,20 +93,80 @@ def test_all_and_none_are_points_and_other_baselines_are_not(
 ) -> None:
     sampler = make_sampler()
     records = [make_record(i, text, [0.6 + i / 10]) for i, text in enumerate(("none", "mha", "all", "mha@0-1"))]
-    assert set(sampler.expected(records)) == {0, 1, 2}
+    assert {"none", "mha", "all"} <= {name for name, _ in sampler.finalists(records, limit=40)}
+    assert "mha@0-1" not in {name for name, _ in sampler.finalists(records, limit=40)}
     assert sampler.propose_rate(selection("mha@0-1"), [], {}) == pytest.approx(0.01)  # the middle, for want of better
 
 
-def test_expected_accuracies_shrink_a_lucky_run(
-    make_sampler: Callable[..., ModelSampler], make_record: MakeRecord
-) -> None:
+def test_a_lucky_run_is_shrunk(make_sampler: Callable[..., ModelSampler], make_record: MakeRecord) -> None:
     """Nine agree that it is about 0.7 here; the tenth says 0.9, once."""
     texts = ["mha", "fc1", "fc2", "ln1", "ln2", "mha+fc1", "mha+fc2", "fc1+fc2", "mha+ln1"]
     records = [make_record(i, text, [0.7 + 0.004 * (i % 3)]) for i, text in enumerate(texts)]
     lucky = make_record(9, "mha+fc1", [0.9], seed=1)
-    expected = make_sampler().expected([*records, lucky])
-    assert 0.7 < expected[9] < 0.85
-    assert expected[9] == expected[5]  # the same configuration
+    found = {own.selection: own.expected for own in make_sampler().contenders([*records, lucky])}
+    assert 0.7 < found["mha+fc1"] < 0.85
+
+
+def test_finalists_are_a_selection_each_and_may_never_have_run(
+    make_sampler: Callable[..., ModelSampler], make_record: MakeRecord
+) -> None:
+    """Good at 0.005 and at 0.02, bad at the ends: the best rate lies between."""
+    accuracies = {0.001: 0.5, 0.005: 0.8, 0.02: 0.8, 0.1: 0.5}
+    records = [
+        make_record(4 * i + j, text, [value + (0.05 if text == "mha" else 0)], learning_rate=rate)
+        for i, text in enumerate(("mha", "fc1", "ln1"))
+        for j, (rate, value) in enumerate(accuracies.items())
+    ]
+    finalists = make_sampler().finalists(records, limit=3)
+    assert len({name for name, _ in finalists}) == 3
+    assert any(0.005 < rate < 0.02 for _, rate in finalists)
+    assert make_sampler().finalists([], limit=3) == []
+
+
+def test_replicates_go_to_the_leader_and_then_where_they_settle_the_choice(
+    make_sampler: Callable[..., ModelSampler], make_record: MakeRecord
+) -> None:
+    """Two that are alike and one that is hopeless: the third is never run again."""
+    finalists = [("mha", 0.01), ("fc1", 0.01), ("ln1", 0.01)]
+    accuracies = (0.8, 0.79, 0.4)
+    records = [make_record(i, name, [accuracies[i]]) for i, (name, _) in enumerate(finalists)]
+    sampler = make_sampler()
+    first = sampler.propose_replicate(finalists, *after(records))
+    assert first == finalists[0]
+    chosen = []
+    for seed in range(1, 7):
+        name, rate = sampler.propose_replicate(finalists, *after(records))
+        chosen.append(name)
+        records.append(make_record(len(records), name, [0.8], learning_rate=rate, seed=seed))
+    assert set(chosen) == {"mha", "fc1"}
+
+
+def test_the_range_grows_where_its_end_does_best_and_may_be_held(
+    make_sampler: Callable[..., ModelSampler], make_record: MakeRecord
+) -> None:
+    records = [
+        make_record(i, text, [0.5 + 0.4 * j / 3], learning_rate=rate)
+        for j, rate in enumerate((0.001, 0.01, 0.03, 0.095))
+        for i, text in enumerate(("mha", "fc1", "mha+fc1"), start=3 * j)
+    ]
+    grown = [rate for _, rate in make_sampler().finalists(records, limit=31)]
+    held = [rate for _, rate in make_sampler(extend_rates=False).finalists(records, limit=31)]
+    assert 0.1 < max(grown) <= 0.095 * 10**0.5 * 1.001
+    assert max(held) <= 0.1
+
+
+def test_a_choice_that_gives_nothing_away_has_no_loss(
+    make_sampler: Callable[..., ModelSampler], make_record: MakeRecord
+) -> None:
+    few = [make_record(0, "mha", [0.7]), make_record(1, "fc1", [0.7])]
+    many = [
+        make_record(10 * i + seed, text, [0.9 if text == "mha" else 0.5], seed=seed)
+        for i, text in enumerate(("mha", "fc1", "ln1", "mha+fc1", "ln2", "fc2"))
+        for seed in range(3)
+    ]
+    held = {"learning_rate_low": 0.01, "learning_rate_high": 0.01}
+    assert make_sampler(**held).loss(many) < make_sampler(**held).loss(few)
+    assert make_sampler(**held).loss([]) == float("inf")
 
 
 @pytest.mark.parametrize("state", [TrialState.FAILED, TrialState.DIVERGED])
@@ -129,8 +189,8 @@ def test_a_fit_that_breaks_down_draws_at_random_and_says_so(
     sampler = make_sampler()
     assert sampler.propose([], {}) == sampler.propose([], {})
     assert "drawn at random" in caplog.text
-    assert sampler.expected([]) == {}
-    assert "chosen by their runs" in caplog.text
+    assert sampler.propose_rate(selection("mha"), [], {}) == pytest.approx(0.01)
+    assert "takes the middle rate" in caplog.text
 
 
 # --- how sure a choice is ---------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ nothing, and a reversed one turns around by itself, since −z is the same model
 Plain arrays in, arrays out; the same arguments give the same bits.
 """
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +51,15 @@ _CLIP = 0.005  # accuracies are kept this far from 0 and 1, where a logit says m
 _WORST = 2.5  # logits below the best: what is worse is as bad as that, it would bend the fit near the top
 
 
+def _gauss_hermite(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of an expectation over a standard normal."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    return nodes, weights / weights.sum()
+
+
+_NODES = _gauss_hermite(9)
+
+
 @dataclass(frozen=True, slots=True)
 class Points:
     """Configurations: which switches are on, float64 (n, J) of 0 and 1, and log10 of the learning rates, (n,)."""
@@ -61,6 +72,12 @@ class Points:
 
     def __getitem__(self, chosen: np.ndarray | slice) -> "Points":
         return Points(self.switches[chosen], self.log_rates[chosen])
+
+    @staticmethod
+    def join(points: Sequence["Points"], *, width: int) -> "Points":
+        """One after another; ``width``: switches, for there may be none."""
+        switches = [np.zeros((0, width)), *(own.switches for own in points)]
+        return Points(np.concatenate(switches), np.concatenate([np.zeros(0), *(own.log_rates for own in points)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +149,9 @@ class Posterior:
         kept = self._sift() if len(y) else np.arange(_NUM_KEPT)
         self._draws = self._draws[kept]
         self._fit()
-        self._pending = self._condition(pending) if pending is not None and len(pending) else None
+        self._known = self._observed  # what every prediction is conditioned on
+        if pending is not None and len(pending):
+            self._condition(pending)
 
     # --- predictions ------------------------------------------------------------------------------------------------
 
@@ -144,27 +163,30 @@ class Posterior:
     def accuracies(self, points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Expected accuracy with its 95 % interval: (m,) each."""
         mean, sd = self.logits(points)
-        nodes, weights = np.polynomial.hermite_e.hermegauss(9)
-        expected = expit(mean[:, None] + sd[:, None] * nodes) @ (weights / weights.sum())
+        nodes, weights = _NODES
+        expected = expit(mean[:, None] + sd[:, None] * nodes) @ weights
         return expected, expit(mean - 1.96 * sd), expit(mean + 1.96 * sd)
 
-    def expected_improvement(self, points: Points) -> np.ndarray:
-        """By how much (in logits) a run there is expected to beat the best known mean: (m,).
+    def knowledge_gradient(self, points: Points, rivals: Points) -> np.ndarray:
+        """By how much (in logits) one more run at a point is expected to raise the best expected outcome: (m,).
 
-        Augmented as Huang et al. (2006, J. Global Optimization 34:441–466) have it for noisy runs: what is known as
-        well as one run could tell is worth nothing more. The incumbent is the best expected value, not the best run.
+        Frazier et al. (2009, INFORMS J. on Computing 21:599–613), with correlated beliefs: a run at one place tells of
+        every other, and is worth what it can change about which is taken. The best is looked for among ``rivals`` and
+        the point itself, run or not. Over the draws the same quantile is taken of each, their weights as they are.
         """
-        spans = self._spans(points)
+        spans, theirs = self._spans(points), self._spans(rivals)
         means, variances = self._by_draw(points, spans)
-        if self._pending is not None:
-            variances = np.maximum(variances - (self._pending_gain(points, spans)), 1e-12)
-        best = self._by_draw(self._observed, None)[0].max(1) if len(self._observed) else means.max(1)
-        noise = self._scale * self._draws[:, -1] ** 2
-        sd = np.sqrt(variances)
-        t = (means - best[:, None]) / sd
-        improvement = sd * (t * norm.cdf(t) + norm.pdf(t))
-        improvement *= 1 - np.sqrt(noise[:, None] / (noise[:, None] + variances))
-        return self._weights @ improvement
+        # A run that comes out one deviation better than expected raises the mean of where it was run, and of others.
+        deviations = np.sqrt(variances + (self._scale * self._draws[:, -1] ** 2)[:, None])
+        covariance = self._covariance(rivals, points) - theirs.transpose(0, 2, 1) @ spans
+        raised = np.einsum("drm,dm->rm", covariance, self._weights[:, None] * self._scale[:, None] / deviations)
+        raised_here = self._weights @ (variances / deviations)
+        mean_here, mean = self._weights @ means, self._weights @ self._by_draw(rivals, theirs)[0]
+        gain = np.zeros(len(points))
+        for node, weight in zip(*_NODES, strict=True):
+            best = (mean[:, None] + node * raised).max(0)
+            gain += weight * np.maximum(best, mean_here + node * raised_here)
+        return gain - np.maximum(mean.max(), mean_here)
 
     def samples(self, points: Points, count: int) -> np.ndarray:
         """Joint draws of expected outcomes in logits, (count, m); quasi-random, the same each time."""
@@ -189,11 +211,11 @@ class Posterior:
     def score_effect(self) -> Estimate:
         """β: what one standard deviation more of the score is worth, in logits for a whole component, size held
         fixed."""
-        own = self._features(self._observed)["score"]
+        own = self._features(self._known)["score"]
         variance = self._draws[:, _COLUMNS["score"]] ** 2
         means, variances = [], []
         for draw, prior in enumerate(variance):
-            solved = linalg.solve_triangular(self._factors[draw], prior * own, lower=True) if len(own) else np.zeros(0)
+            solved = _solve(self._factors[draw][None], prior * own[None, :, None])[0, :, 0]
             means.append(float(solved @ self._residuals[draw]))
             variances.append(self._scale[draw] * (prior - float(solved @ solved)))
         mean, sd = self._mix(np.array(means)[:, None], np.array(variances)[:, None])
@@ -257,7 +279,7 @@ class Posterior:
         covariance[:, diagonal, diagonal] += noise[:, None] / counts + 1e-9
         factors = np.linalg.cholesky(covariance)
         residual = means - self._prior_mean(points)
-        whitened = np.stack([linalg.solve_triangular(factor, residual, lower=True) for factor in factors])
+        whitened = _solve(factors, np.broadcast_to(residual[:, None], (len(factors), len(residual), 1)))[:, :, 0]
         num_runs = counts.sum()
         squares = (whitened**2).sum(1) + self._within / noise
         scale = (_SCALE + squares / 2) / (_SHAPE + num_runs / 2 - 1)
@@ -282,21 +304,13 @@ class Posterior:
         self._scale, self._weights = scale[kept], weights[kept] / weights[kept].sum()
 
     def _spans(self, points: Points) -> np.ndarray:
-        """L⁻¹ K(observed, points) under each draw: (draws, n, m)."""
-        if not len(self._observed):
-            return np.zeros((len(self._draws), 0, len(points)))
-        covariance = self._covariance(self._observed, points)
-        return np.stack(
-            [
-                linalg.solve_triangular(factor, own, lower=True, check_finite=False)
-                for factor, own in zip(self._factors, covariance, strict=True)
-            ]
-        )
+        """L⁻¹ K(known, points) under each draw: (draws, n, m)."""
+        return _solve(self._factors, self._covariance(self._known, points))
 
     def _by_draw(self, points: Points, spans: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Means and variances under each draw: (draws, m) each."""
         spans = self._spans(points) if spans is None else spans
-        means = self._prior_mean(points) + np.einsum("dn,dnm->dm", self._residuals, spans)
+        means = self._prior_mean(points) + (self._residuals[:, None, :] @ spans)[:, 0]
         left = self._prior_variance(points) - (spans**2).sum(1)
         return means, self._scale[:, None] * np.maximum(left, 1e-12)
 
@@ -311,22 +325,20 @@ class Posterior:
         rest = [np.ones(len(points))] * len(_LENGTHS)
         return _INTERCEPT**2 + self._variances() @ np.stack([*(parts[name] for name in _LINEAR), *rest])
 
-    def _condition(self, pending: Points) -> tuple[Points, np.ndarray, np.ndarray]:
-        """What turns covariances with the pending configurations into what one run of each would tell."""
+    def _condition(self, pending: Points) -> None:
+        """Take the pending ones as run and come out as expected: rows of the factors without a residual."""
         spans = self._spans(pending)
-        left = self._covariance(pending, pending) - np.einsum("dnp,dnq->dpq", spans, spans)
+        left = self._covariance(pending, pending) - spans.transpose(0, 2, 1) @ spans
         diagonal = np.arange(len(pending))
         left[:, diagonal, diagonal] += self._draws[:, -1:] ** 2 + 1e-9
-        return pending, spans, np.linalg.cholesky(left)
-
-    def _pending_gain(self, points: Points, spans: np.ndarray) -> np.ndarray:
-        assert self._pending is not None
-        pending, own, factors = self._pending
-        left = self._covariance(pending, points) - np.einsum("dnp,dnm->dpm", own, spans)
-        solved = np.stack(
-            [linalg.solve_triangular(factor, each, lower=True) for factor, each in zip(factors, left, strict=True)]
-        )
-        return self._scale[:, None] * (solved**2).sum(1)
+        count, size = len(self._known), len(self._known) + len(pending)
+        factors = np.zeros((len(self._draws), size, size))
+        factors[:, :count, :count] = self._factors
+        factors[:, count:, :count] = spans.transpose(0, 2, 1)
+        factors[:, count:, count:] = np.linalg.cholesky(left)
+        self._factors = factors
+        self._residuals = np.pad(self._residuals, ((0, 0), (0, len(pending))))
+        self._known = Points.join([self._known, pending], width=pending.switches.shape[1])
 
     def _mix(self, means: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation over the draws."""
@@ -338,6 +350,20 @@ _LINEAR = ("count", "score", "size", "slope", "bend", "kind", "main", "pair", "s
 _COLUMNS = {name: column for column, name in enumerate(name for name in _SCALES if name != "noise")}
 
 
+def _solve(factors: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """L⁻¹ B for each of (d, n, n) lower factors and (d, n, m): (d, n, m).
+
+    LAPACK itself: scipy's checks around it take ten times as long as solving for a few trials.
+    """
+    solved = np.empty(right.shape)
+    if right.shape[1]:
+        for draw, factor in enumerate(factors):
+            solved[draw], failed = linalg.lapack.dtrtrs(factor.T, right[draw], lower=0, trans=1)
+            assert not failed  # of a Cholesky factor the diagonal is positive
+    return solved
+
+
+@functools.cache
 def _draw_scales(*, shares_kinds: bool) -> np.ndarray:
     """Quasi-random draws of the prior: (draws, parts + 2), the last two the length scale's place and the noise."""
     names = [*_COLUMNS, "length", "noise"]

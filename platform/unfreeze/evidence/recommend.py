@@ -5,7 +5,6 @@ The one exception has a name: ``search.select_on=test`` chooses as the paper's c
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 from unfreeze.records import Contender, Recommendation, TestResult, TrialRecord, TrialState
 
@@ -13,21 +12,10 @@ _ENOUGH_SEEDS = 2  # of a configuration whose expectation is taken for more than
 CHOSEN_ON_TEST = "learning rate chosen on test accuracy, as the paper's code does; optimistic"
 
 
-def best_configurations(
-    records: Iterable[TrialRecord], *, limit: int, expected: Mapping[int, float] = MappingProxyType({})
-) -> list[TrialRecord]:
-    """The best finished trial of each selection, from the best selection on; ties go to fewer trained parameters.
-
-    ``expected``: trial → accuracy that the model of the evidence expects of its configuration, which is compared in
-    place of what the one run happened to give, where it is there.
-    """
-
-    def worth(record: TrialRecord) -> tuple[float, int, int]:
-        accuracy, parameters, index = _merit(record)
-        return expected.get(record.spec.index, accuracy), parameters, index
-
+def best_configurations(records: Iterable[TrialRecord], *, limit: int) -> list[TrialRecord]:
+    """The best finished trial of each selection, from the best selection on; ties go to fewer trained parameters."""
     best: dict[str, TrialRecord] = {}
-    for record in sorted(_finished(records), key=worth, reverse=True):
+    for record in sorted(_finished(records), key=_merit, reverse=True):
         best.setdefault(record.spec.selection, record)
     return list(best.values())[:limit]
 

@@ -41,6 +41,7 @@ class Planner:
         self._first = first_points(config, space, component_means(scores))[: config.num_trials]
         self._rungs = rungs(milestones, grace_reports=config.grace_reports, reduction_factor=config.reduction_factor)
         self._model = ModelSampler(space, scores, seed=seed) if searches_by_model(config) else None
+        self._losses: dict[int, float] = {}  # trial → what choosing then was expected to give away
 
     @property
     def max_trials(self) -> int:
@@ -49,8 +50,10 @@ class Planner:
 
     def is_ready(self, index: int, final: Mapping[int, TrialRecord]) -> bool:
         """Whether the outcomes that trial ``index`` may know are all there."""
-        needed = index - self.config.concurrency + 1 if index < self.config.num_trials else self.config.num_trials
-        return all(earlier in final for earlier in range(needed))
+        if not _all_of(index - self.config.concurrency + 1, final):
+            return False
+        last = self._num_searched(index, final)
+        return index < last or _all_of(last, final)
 
     def plan(self, index: int, final: Mapping[int, TrialRecord], planned: Mapping[int, TrialSpec]) -> TrialSpec | None:
         """Trial ``index``, or None when the sweep has no such trial.
@@ -59,8 +62,9 @@ class Planner:
         earlier specs by index.
         """
         assert self.is_ready(index, final)
-        if index >= self.config.num_trials:
-            return self._confirmation(index, final)
+        last = self._num_searched(index, final)
+        if index >= last:
+            return self._confirmation(index, last, final, planned)
         known = {i: final[i] for i in range(max(index - self.config.concurrency + 1, 0))}
         earlier = [planned[i] for i in range(index)]
         stop_below: tuple[tuple[int, float], ...] = ()
@@ -71,13 +75,11 @@ class Planner:
         else:
             selection, rate = self._propose(earlier, known)
             origin, stop_below = "search", self._cutoffs(str(selection), known)
-        # A configuration that is asked for again is run on another seed: the same one would give the same numbers.
-        times = sum((spec.selection, spec.learning_rate) == (str(selection), rate) for spec in earlier)
         return TrialSpec(
             index=index,
             selection=str(selection),
             learning_rate=rate,
-            seed=self._seed + times,
+            seed=self._next_seed(str(selection), rate, earlier),
             origin=origin,
             stop_below=stop_below,
         )
@@ -115,23 +117,54 @@ class Planner:
     def _flops_share(self, text: str) -> float:
         return self.space.cost.flops_share(parse_selection(text, num_blocks=self.space.model.num_blocks))
 
-    def _confirmation(self, index: int, final: Mapping[int, TrialRecord]) -> TrialSpec | None:
-        """The best selections again, each on seeds of its own, so that the winner is not a lucky draw."""
-        records = [final[i] for i in range(self.config.num_trials)]
-        expected = self._model.expected(records) if self._model is not None else {}
-        best = best_configurations(records, limit=self.config.confirm_top, expected=expected)
-        runs = [(record, number) for record in best for number in range(1, self.config.confirm_seeds + 1)]
-        position = index - self.config.num_trials
-        if position >= len(runs):
+    def _num_searched(self, index: int, final: Mapping[int, TrialRecord]) -> int:
+        """How many trials the search has, as far as it may be known when ``index`` is planned: up to the first that
+        finds the choice settled by what it knows, or all."""
+        settle = self.config.settle
+        if self._model is not None and settle is not None:
+            for i in range(len(self._first), min(index + 1, self.config.num_trials)):
+                if i not in self._losses:  # a pure function of records that are final
+                    known = [final[j] for j in range(max(i - self.config.concurrency + 1, 0))]
+                    self._losses[i] = self._model.loss(known)
+                if 100 * self._losses[i] < settle:
+                    return i
+        return self.config.num_trials
+
+    def _confirmation(
+        self, index: int, last: int, final: Mapping[int, TrialRecord], planned: Mapping[int, TrialSpec]
+    ) -> TrialSpec | None:
+        """The best selections again, each on seeds of its own, so that the winner is not a lucky draw.
+
+        ``last``: trials of the search, all of which are known. With the model also the confirmation runs up to
+        ``index - concurrency`` are, and the next goes where it settles the choice most.
+        """
+        searched = [final[i] for i in range(last)]
+        top, each = self.config.confirm_top, self.config.confirm_seeds
+        finalists = self._model.finalists(searched, limit=top) if self._model is not None else []
+        by_model = bool(finalists)
+        if not by_model:
+            best = best_configurations(searched, limit=top)
+            finalists = [(record.spec.selection, record.spec.learning_rate) for record in best]
+        position = index - last
+        if position >= len(finalists) * each:
             return None
-        record, number = runs[position]
-        spec = record.spec
-        # The search may have run it on several seeds itself: the next ones, or the same run would come twice.
-        times = sum((r.spec.selection, r.spec.learning_rate) == (spec.selection, spec.learning_rate) for r in records)
+        earlier = [planned[i] for i in range(index)]
+        selection, rate = finalists[position // each]
+        if self._model is not None and by_model:
+            known = {i: final[i] for i in range(max(last, index - self.config.concurrency + 1))}
+            selection, rate = self._model.propose_replicate(finalists, earlier, known)
         return TrialSpec(
             index=index,
-            selection=spec.selection,
-            learning_rate=spec.learning_rate,
-            seed=self._seed + times - 1 + number,
+            selection=selection,
+            learning_rate=rate,
+            seed=self._next_seed(selection, rate, earlier),
             origin="confirm",
         )
+
+    def _next_seed(self, selection: str, rate: float, earlier: Sequence[TrialSpec]) -> int:
+        """A configuration that is asked for again is run on another seed: the same one would give the same numbers."""
+        return self._seed + sum((spec.selection, spec.learning_rate) == (selection, rate) for spec in earlier)
+
+
+def _all_of(count: int, final: Mapping[int, TrialRecord]) -> bool:
+    return all(index in final for index in range(count))

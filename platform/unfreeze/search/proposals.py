@@ -1,8 +1,9 @@
-"""What the model of the evidence proposes: the configuration whose run is expected to improve most on what is known."""
+"""What the model of the evidence proposes: the configuration whose run is expected to tell most of what is best."""
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -13,6 +14,7 @@ from unfreeze.components.selection import Selection, count_trainable, parse_sele
 from unfreeze.config import SearchConfig
 from unfreeze.evidence.model import Points, Posterior, Terms
 from unfreeze.records import COMPONENTS, Contender, TrialRecord, TrialSpec, TrialState
+from unfreeze.search.candidates import Candidates, at_every_rate, most_telling
 from unfreeze.search.sampler import draw_uniformly, observed_value
 from unfreeze.search.space import SearchSpace
 from unfreeze.seeding import derive_seed
@@ -20,9 +22,8 @@ from unfreeze.seeding import derive_seed
 logger = logging.getLogger(__name__)
 
 _NUM_RATES = 25  # from the lowest to the highest, evenly in the logarithm
+_REACH, _MOST = 0.5, 1.0  # decades beyond the best one's rate, and beyond the range, with search.extend_rates
 _MAX_ENUMERATED = 10  # switches: with more, local search in place of every subset
-_NUM_RANDOM, _NUM_STARTS, _NUM_ROUNDS = 48, 3, 3  # of local search
-_FEW_RATES = 5  # of local search, of `_NUM_RATES`
 _NUM_SAMPLES, _MAX_CONTENDERS = 1024, 100  # joint draws cost the cube of what is drawn
 
 
@@ -57,9 +58,12 @@ class ModelSampler:
             np.array([COMPONENTS.index(min(name for _, name in own)) for own in pairs]),
             rates=(space.learning_rate_low, space.learning_rate_high),
         )
-        low, high = np.log10(space.learning_rate_low), np.log10(space.learning_rate_high)
-        self._log_rates = np.linspace(low, high, _NUM_RATES if high > low else 1)
-        self._subsets = self._enumerate() if len(self._names) <= _MAX_ENUMERATED else None
+        self._candidates = Candidates(
+            len(self._names),
+            self._enumerate() if len(self._names) <= _MAX_ENUMERATED else None,
+            allowed=lambda switches: space.allows(self._selection(switches)),
+            draw=self._draw,
+        )
 
     @_one_thread
     def propose(self, planned: Sequence[TrialSpec], known: Mapping[int, TrialRecord]) -> tuple[Selection, float]:
@@ -67,10 +71,7 @@ class ModelSampler:
         rng = np.random.default_rng(derive_seed(self._seed, "proposal", len(planned)))
         try:
             posterior, tried = self._posterior(planned, known)
-            if self._subsets is not None:
-                chosen = self._best(posterior, self._at_every_rate(self._subsets, self._log_rates))
-            else:
-                chosen = self._search_locally(posterior, tried, rng)
+            chosen = self._candidates.choose(posterior, tried, self._log_rates(posterior, tried), rng)
         except np.linalg.LinAlgError as error:  # never seen; a sweep must not end by it
             logger.warning("trial %d is drawn at random: the model could not be fitted (%s)", len(planned), error)
             return draw_uniformly(self._space, rng)
@@ -80,25 +81,66 @@ class ModelSampler:
     def propose_rate(
         self, selection: Selection, planned: Sequence[TrialSpec], known: Mapping[int, TrialRecord]
     ) -> float:
-        """The learning rate at which a run of ``selection`` is expected to tell or give most."""
+        """The learning rate at which a run tells most of which rate is the best of ``selection``."""
         switches = self._switches(selection)
         if switches is None:  # no point of the model: the middle of the range
             return self._rate(self._terms.middle)
-        posterior, _ = self._posterior(planned, known)
-        return self._rate(self._best(posterior, self._at_every_rate(switches[None], self._log_rates)).log_rates[0])
+        try:
+            posterior, tried = self._posterior(planned, known)
+            own = at_every_rate(switches[None], self._log_rates(posterior, tried))
+            return self._rate(most_telling(posterior, own, own).log_rates[0])
+        except np.linalg.LinAlgError as error:
+            logger.warning("trial %d takes the middle rate: the model could not be fitted (%s)", len(planned), error)
+            return self._rate(self._terms.middle)
 
     @_one_thread
-    def expected(self, records: Sequence[TrialRecord]) -> dict[int, float]:
-        """Trial → the accuracy that its configuration is expected to have, seen from all ``records``; those that are
-        no points of the model have none, and none has where the model could not be fitted."""
+    def finalists(self, records: Sequence[TrialRecord], *, limit: int) -> list[tuple[str, float]]:
+        """The (selection, learning rate) of the highest expectation, one a selection, the best first.
+
+        Where every subset can be looked at, each at its best rate counts, run or not: between two rates that did well
+        lies a better one. Empty where nothing finished, or the model could not be fitted.
+        """
+        finished = [r for r in records if r.state is TrialState.FINISHED]
+        own = {(r.spec.selection, r.spec.learning_rate): p for r in finished if (p := self._point(r.spec)) is not None}
+        if not own:
+            return []
         try:
-            posterior, _ = self._after(records)
+            posterior, tried = self._after(records)
+            points = Points.join(list(own.values()), width=len(self._names))
+            names = list(own)
+            if self._candidates.subsets is not None:
+                best = self._best_rates(posterior, self._log_rates(posterior, tried))
+                points = Points.join([points, best], width=len(self._names))
+                names += [
+                    (str(self._selection(point.switches[0])), self._rate(point.log_rates[0])) for point in _each(best)
+                ]
+            means = posterior.logits(points)[0]
         except np.linalg.LinAlgError as error:
             logger.warning("finalists are chosen by their runs: the model could not be fitted (%s)", error)
-            return {}
-        points = {r.spec.index: point for r in records if (point := self._point(r.spec)) is not None}
-        expected, _, _ = posterior.accuracies(_join(list(points.values()), len(self._names)))
-        return dict(zip(points, expected.tolist(), strict=True))
+            return []
+        found: dict[str, float] = {}
+        for row in np.argsort(-means, kind="stable"):
+            found.setdefault(*names[row])
+        return list(found.items())[:limit]
+
+    @_one_thread
+    def propose_replicate(
+        self,
+        finalists: Sequence[tuple[str, float]],
+        planned: Sequence[TrialSpec],
+        known: Mapping[int, TrialRecord],
+    ) -> tuple[str, float]:
+        """Which of the finalists is run once more: the leading one until it has two seeds, or what settles the choice
+        most."""
+        posterior, _ = self._posterior(planned, known)
+        points = Points.join(
+            [p for own in finalists if (p := self._point_of(*own)) is not None], width=len(self._names)
+        )
+        leader = finalists[int(np.argmax(posterior.logits(points)[0]))]
+        runs = sum((spec.selection, spec.learning_rate) == leader for spec in planned)
+        if runs < 2:
+            return leader
+        return finalists[int(np.argmax(posterior.knowledge_gradient(points, points)))]
 
     @_one_thread
     def contenders(self, records: Sequence[TrialRecord], *, tolerance: float = 0.005) -> tuple[Contender, ...]:
@@ -115,15 +157,13 @@ class ModelSampler:
         if not finished:
             return ()
         posterior, _ = self._after(records)
-        tried = _join(list(finished.values()), len(self._names))
+        tried = Points.join(list(finished.values()), width=len(self._names))
         leading = np.argsort(-posterior.logits(tried)[0], kind="stable")[:_MAX_CONTENDERS]
         own, names = tried[leading], [list(finished)[row] for row in leading]
         rivals = own
-        if self._subsets is not None:
-            grid = self._at_every_rate(self._subsets, self._log_rates)
-            means = posterior.logits(grid)[0].reshape(len(self._subsets), -1)
-            best = np.arange(len(self._subsets)) * means.shape[1] + means.argmax(1)
-            rivals = _join([own, grid[best]], len(self._names))
+        if self._candidates.subsets is not None:
+            best = self._best_rates(posterior, self._log_rates(posterior, tried))
+            rivals = Points.join([own, best], width=len(self._names))
         drawn = expit(posterior.samples(rivals, _NUM_SAMPLES))
         behind = drawn.max(1, keepdims=True) - drawn[:, : len(own)]
         expected, low, high = posterior.accuracies(own)
@@ -141,6 +181,14 @@ class ModelSampler:
             for row, (selection, rate) in enumerate(names)
         ]
         return tuple(sorted(found, key=lambda contender: -contender.expected))
+
+    def loss(self, records: Sequence[TrialRecord]) -> float:
+        """Accuracy that choosing the most promising of what finished gives away on average; infinite before any."""
+        try:
+            return next((contender.loss for contender in self.contenders(records)), math.inf)
+        except np.linalg.LinAlgError as error:
+            logger.warning("the search goes on: the model could not be fitted (%s)", error)
+            return math.inf
 
     @_one_thread
     def worth(self, records: Sequence[TrialRecord]) -> tuple[float, float, float]:
@@ -173,12 +221,15 @@ class ModelSampler:
                 done.append(point)
                 values.append(value)
         width = len(self._names)
-        tried = _join(done, width)
-        return Posterior(self._terms, tried, np.array(values), _join(running, width)), tried
+        tried = Points.join(done, width=width)
+        return Posterior(self._terms, tried, np.array(values), Points.join(running, width=width)), tried
 
     def _point(self, spec: TrialSpec) -> Points | None:
-        switches = self._switches(parse_selection(spec.selection, num_blocks=self._space.model.num_blocks))
-        return None if switches is None else Points(switches[None], np.log10([spec.learning_rate]))
+        return self._point_of(spec.selection, spec.learning_rate)
+
+    def _point_of(self, text: str, learning_rate: float) -> Points | None:
+        switches = self._switches(parse_selection(text, num_blocks=self._space.model.num_blocks))
+        return None if switches is None else Points(switches[None], np.log10([learning_rate]))
 
     def _switches(self, selection: Selection) -> np.ndarray | None:
         """Which switches make a selection; None where none do. ``all`` is all of them, its embedding aside."""
@@ -190,47 +241,40 @@ class ModelSampler:
         return self._space.selection(dict(zip(self._names, switches > 0.5, strict=True)))
 
     def _rate(self, log_rate: float) -> float:
-        # 10**log10(x) may lie a rounding error outside the range.
-        return float(min(max(10**log_rate, self._space.learning_rate_low), self._space.learning_rate_high))
+        """An end of the range as it was given: 10**log10(x) may lie a rounding error outside."""
+        rate = float(10**log_rate)
+        ends = (self._space.learning_rate_low, self._space.learning_rate_high)
+        return next((end for end in ends if math.isclose(rate, end)), rate)
+
+    def _log_rates(self, posterior: Posterior, tried: Points) -> np.ndarray:
+        """Of the range; where it may grow, as far as half a decade beyond the rate of what did best."""
+        low, high = np.log10([self._space.learning_rate_low, self._space.learning_rate_high])
+        if low == high:
+            return np.array([low])
+        step = (high - low) / (_NUM_RATES - 1)
+        below = above = 0
+        if self._space.extend_rates and len(tried):
+            leading = tried.log_rates[np.argmax(posterior.logits(tried)[0])]
+            below = int(np.clip(low - (leading - _REACH), 0, _MOST) / step)
+            above = int(np.clip(leading + _REACH - high, 0, _MOST) / step)
+        return low + step * np.arange(-below, _NUM_RATES + above)
+
+    def _best_rates(self, posterior: Posterior, log_rates: np.ndarray) -> Points:
+        """Every subset at the rate of its highest expectation."""
+        assert self._candidates.subsets is not None
+        grid = at_every_rate(self._candidates.subsets, log_rates)
+        means = posterior.logits(grid)[0].reshape(-1, len(log_rates))
+        return grid[np.arange(len(means)) * len(log_rates) + means.argmax(1)]
 
     def _enumerate(self) -> np.ndarray:
         every = np.array(list(itertools.product((0.0, 1.0), repeat=len(self._names))))
         return every[[self._space.allows(self._selection(row)) for row in every]]
 
-    def _at_every_rate(self, subsets: np.ndarray, log_rates: np.ndarray) -> Points:
-        return Points(np.repeat(subsets, len(log_rates), axis=0), np.tile(log_rates, len(subsets)))
-
-    def _best(self, posterior: Posterior, candidates: Points, count: int = 1) -> Points:
-        """The most promising; of equally good ones the first, so that nothing is left to chance."""
-        order = np.argsort(-posterior.expected_improvement(candidates), kind="stable")
-        return candidates[order[:count]]
-
-    def _search_locally(self, posterior: Posterior, tried: Points, rng: np.random.Generator) -> Points:
-        """From what did best, single switches and random subsets, by flipping one switch at a time."""
-        width = len(self._names)
-        density = rng.uniform(0.05, 0.95, (_NUM_RANDOM, 1))
-        starts = [np.eye(width), (rng.random((_NUM_RANDOM, width)) < density).astype(np.float64)]
-        if len(tried):
-            starts.append(tried.switches[np.argsort(-posterior.logits(tried)[0], kind="stable")[: 2 * _NUM_STARTS]])
-        few = self._log_rates[np.linspace(0, len(self._log_rates) - 1, _FEW_RATES).round().astype(int)]
-        pool = self._allowed(np.concatenate(starts))
-        if not len(pool):  # a budget so tight that samples miss it
-            drawn = [self._switches(draw_uniformly(self._space, rng)[0]) for _ in range(8)]
-            pool = np.stack([switches for switches in drawn if switches is not None])
-        best = self._best(posterior, self._at_every_rate(pool, few), _NUM_STARTS)
-        for _ in range(_NUM_ROUNDS):
-            flipped = np.abs(best.switches[:, None, :] - np.eye(width)).reshape(-1, width)
-            pool = self._allowed(np.concatenate([best.switches, flipped]))
-            near = np.unique(np.clip(best.log_rates[:, None] + [-0.2, 0.0, 0.2], few[0], few[-1]))
-            best = self._best(posterior, self._at_every_rate(pool, near), _NUM_STARTS)
-        return self._best(posterior, self._at_every_rate(best.switches[:1], self._log_rates))
-
-    def _allowed(self, subsets: np.ndarray) -> np.ndarray:
-        unique = np.unique(subsets, axis=0)
-        return unique[[self._space.allows(self._selection(row)) for row in unique]]
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        switches = self._switches(draw_uniformly(self._space, rng)[0])
+        assert switches is not None  # of the space's own switches
+        return switches
 
 
-def _join(points: Sequence[Points], width: int) -> Points:
-    if not points:
-        return Points(np.zeros((0, width)), np.zeros(0))
-    return Points(np.concatenate([p.switches for p in points]), np.concatenate([p.log_rates for p in points]))
+def _each(points: Points) -> Iterator[Points]:
+    return (points[row : row + 1] for row in range(len(points)))

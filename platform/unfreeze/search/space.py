@@ -24,6 +24,7 @@ class SearchSpace:
     switches: dict[str, frozenset[tuple[int, str]]]
     learning_rate_low: float
     learning_rate_high: float
+    extend_rates: bool  # whether the model may go beyond, see `search.extend_rates`
     max_trainable_share: float  # of the model's parameters, head included
     max_flops_share: float  # of training `all`; 1: off
     max_memory: float | None  # bytes of one worker at its peak; None: off
@@ -97,6 +98,7 @@ def make_space(config: SearchConfig, cost: CostModel) -> SearchSpace:
         switches=_switches(config.space, model.num_blocks),
         learning_rate_low=config.learning_rate_low,
         learning_rate_high=config.learning_rate_high,
+        extend_rates=config.extend_rates,
         max_trainable_share=config.max_trainable_share,
         max_flops_share=config.max_flops_share,
         max_memory=None if config.max_memory_gib is None else config.max_memory_gib * _GIB,
