@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -85,7 +86,7 @@ class S3Storage:
         """Fetch a large object to a file without holding it in memory. Raises `StorageError`."""
         try:
             self._client.download_file(self._bucket, self._prefix + key, str(target))
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, Boto3Error) as error:  # the last: cut off more often than it is tried
             raise self._explain("download", key, error) from error
 
     def _explain(self, verb: str, key: str, error: Exception) -> StorageError:

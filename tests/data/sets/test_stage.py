@@ -1,8 +1,10 @@
 """S3 trees as local folders: checked, resumed, shared by processes that stage at once."""
 
+import errno
 import hashlib
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import boto3
 import pytest
 
+from unfreeze.data.pixels.cache import release
 from unfreeze.data.sets.stage import local_tree, stage_file
 from unfreeze.errors import DataError, StorageError
 from unfreeze.storage.s3 import S3Storage
@@ -100,7 +103,9 @@ def test_what_a_killed_process_leaves_half_written_is_not_taken(
     downloads.cut_after = 7
     with pytest.raises(StorageError):
         local_tree(tree, cache_dir=tmp_path)
-    (arriving,) = (tmp_path / "staged").glob(".tmp-*")
+    (partial,) = leftovers(tmp_path)
+    arriving = tmp_path / "staged" / partial.replace(".partial-", ".tmp-")
+    arriving.mkdir()
     (arriving / "0123").write_bytes(b"half")
     downloads.cut_after = None
     assert files_below(local_tree(tree, cache_dir=tmp_path)) == CONTENT
@@ -174,8 +179,98 @@ def test_one_that_finishes_in_the_middle_of_another_hurts_neither(
     assert leftovers(tmp_path) == []
 
 
-def test_a_key_that_leaves_its_prefix_is_refused(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(S3Storage, "objects", lambda *_: [("a/../../x", '"0"', 1)])
+@pytest.mark.parametrize("key", ["a/../../x", "/tmp/x"])
+def test_a_key_that_leaves_its_prefix_is_refused(
+    key: str, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(S3Storage, "objects", lambda *_: [(key, '"0"', 1)])
     with pytest.raises(DataError, match="leaves its prefix"):
         local_tree("s3://staging/tree", cache_dir=tmp_path)
     assert not (tmp_path / "staged").exists()
+
+
+def test_a_key_with_an_absolute_part_is_never_written_there(bucket: Any, tmp_path: Path) -> None:
+    bucket.put_object(Key=f"tree/{tmp_path}/outside", Body=b"x")
+    with pytest.raises(DataError, match="leaves its prefix"):
+        local_tree("s3://staging/tree", cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_keys_that_are_one_path_are_refused(bucket: Any, tmp_path: Path) -> None:
+    for key in ("tree/a/x", "tree/a//x"):
+        bucket.put_object(Key=key, Body=key.encode())
+    with pytest.raises(DataError, match="whose keys are one path: 'a/x'"):
+        local_tree("s3://staging/tree", cache_dir=tmp_path)
+
+
+def test_a_key_that_is_file_and_folder_is_one_clear_error(bucket: Any, tmp_path: Path) -> None:
+    for key in ("tree/a", "tree/a/x"):
+        bucket.put_object(Key=key, Body=key.encode())
+    with pytest.raises(DataError, match=r"s3://staging/tree cannot be copied to .*choose another data\.cache_dir"):
+        local_tree("s3://staging/tree", cache_dir=tmp_path)
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [lose, cut])
+def test_a_copy_that_lost_files_gets_them_back(
+    damage: Callable[[Path], None], tree: str, downloads: Downloads, tmp_path: Path
+) -> None:
+    folder = local_tree(tree, cache_dir=tmp_path)
+    lost = sorted(CONTENT)[3:5]
+    for name in lost:
+        damage(folder / name)
+    downloads.keys.clear()
+    assert files_below(local_tree(tree, cache_dir=tmp_path)) == CONTENT
+    assert sorted(downloads.keys) == lost
+    assert leftovers(tmp_path) == []
+
+
+def test_a_file_as_cache_is_one_clear_error(tree: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"cannot be copied to .*Not a directory; .* another data\.cache_dir"):
+        local_tree(tree, cache_dir=tmp_path / "file")
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half(
+    tree: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(storage: S3Storage, key: str, target: Path) -> None:
+        target.write_bytes(b"ha")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(S3Storage, "download", full)
+    with pytest.raises(DataError, match="No space left on device; make room"):
+        local_tree(tree, cache_dir=tmp_path)
+    assert [name for name in leftovers(tmp_path) if name.startswith(".tmp")] == []
+    assert files_below(tmp_path / "staged") == {}
+
+
+def test_a_line_that_is_cut_again_and_again_is_our_error(
+    tree: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: Any, **__: Any) -> None:
+        raise boto3.exceptions.RetriesExceededError(OSError("connection broken"))
+
+    storage = S3Storage(tree)
+    monkeypatch.setattr(storage._client, "download_file", cut_off)
+    with pytest.raises(StorageError, match="cannot download s3://staging/tree/a"):
+        storage.download("a", tmp_path / "a")
+
+
+def test_the_longest_unused_copies_make_room(bucket: Any, tmp_path: Path) -> None:
+    folders = []
+    for age, name in enumerate(("new", "old")):
+        bucket.put_object(Key=f"{name}/x", Body=bytes(1000))
+        folders.append(local_tree(f"s3://staging/{name}", cache_dir=tmp_path))
+        release(folders[-1])  # as when its process ends
+        os.utime(folders[-1], (1e9 - age, 1e9 - age))
+    bucket.put_object(Key="more/x", Body=bytes(1000))
+    more = local_tree("s3://staging/more", cache_dir=tmp_path, max_bytes=2500)
+    assert set((tmp_path / "staged").iterdir()) == {folders[0], more}

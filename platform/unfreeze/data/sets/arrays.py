@@ -9,9 +9,8 @@ from unfreeze.config import DataConfig
 from unfreeze.data.pixels.decode import ImageArray, decode_sequence, make_array
 from unfreeze.data.pixels.files import fingerprint
 from unfreeze.data.sets.embedded import load_digits_images
-from unfreeze.data.sets.raw import RawSet, cache_dir, check_labels, downstream_squares, read_array
+from unfreeze.data.sets.raw import RawSet, check_labels, downstream_squares, read_array, tree_of
 from unfreeze.data.sets.splits import paper_split
-from unfreeze.data.sets.stage import local_tree
 from unfreeze.errors import DataError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -51,7 +50,7 @@ def load_cifar_c(config: DataConfig, image_size: int) -> RawSet:
     on 80 % and tests on the rest.
     """
     assert config.path is not None
-    root = local_tree(config.path, cache_dir=cache_dir(config))
+    root = tree_of(config, config.path)
     names = (f"{config.corruption}.npy", "labels.npy")
     images, labels = (_open_array(root / name) for name in names)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) % _SEVERITIES:

@@ -15,9 +15,8 @@ from unfreeze.data.pixels.part import Images, Part
 from unfreeze.data.sets.arrays import load_cifar_c, load_digits
 from unfreeze.data.sets.embedded import render_glyphs
 from unfreeze.data.sets.layout import PARTS
-from unfreeze.data.sets.raw import RawSet, cache_dir, decoded_key, downstream_squares, keep, read_files
+from unfreeze.data.sets.raw import RawSet, decoded_key, downstream_squares, keep, read_files, tree_of
 from unfreeze.data.sets.splits import stratified_split, stratified_subset
-from unfreeze.data.sets.stage import local_tree
 from unfreeze.data.sets.trees import load_domainnet, load_folder
 from unfreeze.data.sets.vision import load_vision
 from unfreeze.errors import DataError
@@ -124,7 +123,7 @@ def load_source(config: DataConfig, *, image_size: int) -> Part:
         key = decoded_key(config, squares, set="glyphs", images=_NUM_GLYPHS, seed=config.split_seed)
         array = keep(config, key, render)
     else:
-        root = local_tree(config.source_path, cache_dir=cache_dir(config))
+        root = tree_of(config, config.source_path)
         files, _ = split_off_images(list_files(root))
         squares = replace(downstream_squares(config, image_size), shift=None)
         array = read_files(config, root, files, [0] * len(files), squares)

@@ -1,21 +1,24 @@
 """``s3://`` trees and files as local ones: downloaded once per node, checked, several objects at once.
 
-A download that is cut short keeps the objects it had finished. Processes that stage the same tree at once share the
-work, each beginning elsewhere and leaving out what is there; renames are atomic, so none reads half a file and none
-needs a lock, which a shared file system may not have.
+A download that is cut short keeps the objects it had finished, and a copy that lost some gets them back. Processes that
+stage the same tree at once share the work, each beginning elsewhere and leaving out what is there; renames are atomic,
+so none reads half a file and none needs a lock, which a shared file system may not have.
 """
 
+import contextlib
 import hashlib
-import json
 import random
 import re
 import shutil
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from unfreeze.data.pixels.cache import hold, make_room, release
+from unfreeze.data.pixels.keys import digest_of
 from unfreeze.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,8 +31,10 @@ _PLAIN_MD5 = re.compile(r'"[0-9a-f]{32}"')  # of an object uploaded in parts, it
 _Entry = tuple[str, str, int]  # key, ETag, size in bytes
 
 
-def local_tree(location: str, *, cache_dir: Path) -> Path:
+def local_tree(location: str, *, cache_dir: Path, max_bytes: float = float("inf")) -> Path:
     """The folder that holds ``location``: itself when local, a staged copy when ``s3://``.
+
+    ``max_bytes``: of all copies below ``cache_dir``; the longest unused make room.
 
     Raises:
         DataError: there is nothing there, or what arrives is not what was sent.
@@ -47,10 +52,7 @@ def local_tree(location: str, *, cache_dir: Path) -> Path:
     entries = [entry for entry in storage.objects() if entry[0] and not entry[0].endswith("/")]
     if not entries:
         raise DataError(f"no objects below {location!r}; give the prefix of an ImageFolder tree")
-    for key, _, _ in entries:
-        if ".." in Path(key).parts:
-            raise DataError(f"{location!r} holds an object whose key leaves its prefix: {key!r}")
-    return _staged(storage, location, entries, cache_dir)
+    return _staged(storage, location, entries, cache_dir, max_bytes)
 
 
 def stage_file(location: str, *, cache_dir: Path) -> Path:
@@ -67,25 +69,64 @@ def stage_file(location: str, *, cache_dir: Path) -> Path:
     entries = [entry for entry in storage.objects(name) if entry[0] == name]
     if not entries:
         raise DataError(f"no object at {location!r}")
-    return _staged(storage, location, entries, cache_dir) / name
+    return _staged(storage, location, entries, cache_dir, float("inf")) / name
 
 
-def _staged(storage: "S3Storage", location: str, entries: list[_Entry], cache_dir: Path) -> Path:
+def _staged(storage: "S3Storage", location: str, entries: list[_Entry], cache_dir: Path, max_bytes: float) -> Path:
     """The folder of all ``entries``, named by what they are: a changed tree is another folder."""
-    name = hashlib.sha256(json.dumps([location, entries]).encode()).hexdigest()[:32]
+    _check_keys([key for key, _, _ in entries], location)
+    name = digest_of("staged", location, entries)
     folder = cache_dir / "staged" / name
-    if folder.exists():
+    hold(folder)
+    if _is_whole(folder, entries):
         return folder
     staging = _Staging(storage, partial=folder.with_name(f".partial-{name}"), arriving=folder.with_name(f".tmp-{name}"))
     try:
-        staging.run(entries)
-        staging.partial.rename(folder)
-    except OSError:  # another process was first, and has taken the partial folder away with it
-        if not folder.exists():
-            raise
-        shutil.rmtree(staging.partial, ignore_errors=True)
+        make_room(folder.parent, sum(size for _, _, size in entries), max_bytes)
+        if folder.exists():  # files were lost since
+            replace(staging, partial=folder).run(entries)
+        else:
+            staging.run(entries)
+            staging.partial.rename(folder)
+    except OSError as error:
+        if not _is_whole(folder, entries):
+            raise DataError(
+                f"{location} cannot be copied to {folder}: {error.strerror or error}; make room or mend its "
+                f"permissions, or choose another data.cache_dir"
+            ) from error
+        shutil.rmtree(staging.partial, ignore_errors=True)  # another process was first
+    finally:
+        release(staging.partial)
+        release(staging.arriving)
+        with contextlib.suppress(OSError):  # another process has objects on their way
+            staging.arriving.rmdir()
     shutil.rmtree(staging.arriving, ignore_errors=True)
+    hold(folder)
     return folder
+
+
+def _check_keys(keys: list[str], location: str) -> None:
+    """
+    Raises:
+        DataError: a key is no path below the copy, or two are the same.
+    """
+    outside = [key for key in keys if ".." in PurePosixPath(key).parts or PurePosixPath(key).is_absolute()]
+    if outside:
+        raise DataError(f"{location!r} holds an object whose key leaves its prefix: {outside[0]!r}")
+    same = [key for key, count in Counter(str(PurePosixPath(key)) for key in keys).items() if count > 1]
+    if same:
+        raise DataError(f"{location!r} holds objects whose keys are one path: {same[0]!r}; rename one of them")
+
+
+def _is_whole(folder: Path, entries: list[_Entry]) -> bool:
+    return folder.exists() and all(_has_size(folder / key, size) for key, _, size in entries)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
 
 
 def _md5() -> "hashlib._Hash":
@@ -103,7 +144,9 @@ class _Staging:
 
     def run(self, entries: list[_Entry]) -> None:
         """Fetch what is not there yet. What has arrived stays, whatever happens to the rest."""
-        self.arriving.mkdir(parents=True, exist_ok=True)
+        for place in (self.arriving, self.partial):
+            place.mkdir(parents=True, exist_ok=True)
+            hold(place)
         for folder in {(self.partial / key).parent for key, _, _ in entries}:
             folder.mkdir(parents=True, exist_ok=True)
         shuffled = random.Random().sample(entries, len(entries))  # unseeded: see the top of the file
@@ -117,9 +160,16 @@ class _Staging:
 
     def _fetch(self, key: str, tag: str, size: int) -> None:
         target = self.partial / key
-        if target.exists():
+        if _has_size(target, size):
             return
         arrived = self.arriving / uuid.uuid4().hex
+        try:
+            self._fetch_whole(key, tag, size, arrived)
+            arrived.replace(target)
+        finally:
+            arrived.unlink(missing_ok=True)
+
+    def _fetch_whole(self, key: str, tag: str, size: int, arrived: Path) -> None:
         digests: list[str] = []
         for _ in range(_ATTEMPTS):
             self.storage.download(key, arrived)
@@ -140,4 +190,3 @@ class _Staging:
                 f"{self.storage.url(key)} arrives damaged, {_ATTEMPTS} times; it should have {size} bytes and the tag "
                 f"{tag}"
             )
-        arrived.replace(target)

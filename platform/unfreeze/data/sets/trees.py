@@ -8,9 +8,8 @@ from unfreeze.config import DataConfig
 from unfreeze.data.pixels.decode import Squares
 from unfreeze.data.pixels.files import list_files, list_names, split_off_images
 from unfreeze.data.sets.layout import class_name, find_folders, labels_of
-from unfreeze.data.sets.raw import Images, RawSet, cache_dir, downstream_squares, read_files
+from unfreeze.data.sets.raw import Images, RawSet, downstream_squares, read_files, tree_of
 from unfreeze.data.sets.splits import paper_split
-from unfreeze.data.sets.stage import local_tree
 from unfreeze.errors import DataError
 
 # What torchvision's ImageFolder takes for an image.
@@ -28,13 +27,13 @@ def load_folder(config: DataConfig, image_size: int) -> RawSet:
     strays: list[str] = []
 
     def look(tree: str) -> tuple[list[str], list[str]]:
-        root = local_tree(tree, cache_dir=cache_dir(config))
+        root = tree_of(config, tree)
         images, others = split_off_images(list_files(root))
         strays.extend(others)
         return images, _folders(root)
 
     folders = find_folders(config, look)
-    roots = {part: local_tree(each.tree, cache_dir=cache_dir(config)) / each.below for part, each in folders.items()}
+    roots = {part: tree_of(config, each.tree) / each.below for part, each in folders.items()}
     # Of the folders, not of the images' paths: a class without any is named.
     classes = tuple(sorted({class_name(name) for name in _folders(roots["train"])}))
     if len(classes) < 2:
@@ -78,7 +77,7 @@ def load_domainnet(config: DataConfig, image_size: int) -> RawSet:
     assert config.path is not None
     assert config.domain is not None
     location = f"{config.path.rstrip('/')}/{config.domain}"
-    root = local_tree(location, cache_dir=cache_dir(config))
+    root = tree_of(config, location)
     classes = tuple(sorted(_folders(root)))
     if len(classes) < 2:
         raise DataError(f"{root} must hold one folder per class and at least two, but got {list(classes)}")
