@@ -25,6 +25,10 @@ def main(config: "Config") -> None:
 
         show(terminal_plan([plan_sweep(config)]))
         return
+    from unfreeze.sweep.preflight import check_sweep
+
+    check_sweep(config)  # before Ray, which takes seconds to import
+
     from unfreeze.report.page import terminal_report
     from unfreeze.storage.ledger import Ledger
     from unfreeze.sweep.run import run_sweep

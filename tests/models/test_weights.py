@@ -17,6 +17,7 @@ from torch import Tensor
 from unfreeze.config import ModelConfig
 from unfreeze.errors import ModelError
 from unfreeze.models.build import BaseModel, build_model, input_size
+from unfreeze.models.weightfile import note
 
 SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 VIT, DISTILLED = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"
@@ -81,6 +82,7 @@ def as_transformers_has_it(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     "prefix", ["backbone.", "model.", "module.", "teacher.", "student.", "visual.trunk.", "module.backbone."]
 )
 def test_a_common_prefix_is_stripped_and_said(tmp_path: Path, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    note.cache_clear()
     tensors = tensors_of()
     others = {} if prefix in ("module.", "visual.trunk.") else {"projection.weight": torch.zeros(3, 3)}
     assert_loaded(build(tmp_path, saved(tmp_path, prefixed(tensors, prefix) | others)), tensors)

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,7 +21,7 @@ from unfreeze.config import Config, ModelConfig
 from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.errors import ModelError
 from unfreeze.models import tiny
-from unfreeze.models.weights import load_weights
+from unfreeze.models.weights import fitting_weights
 from unfreeze.records import ModelFacts
 from unfreeze.seeding import derive_seed
 
@@ -56,9 +57,7 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, inter
     Raises:
         ModelError: unknown or unsupported model, weights missing or not fitting.
     """
-    kwargs = dict(config.kwargs)
-    if config.image_size is not None:
-        kwargs["img_size"] = config.image_size
+    kwargs = create_kwargs(config)
     pretrained = config.weights is None and config.name != tiny.unfreeze_tiny.__name__
     try:
         with torch.random.fork_rng(devices=[]):
@@ -67,18 +66,17 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, inter
     except Exception as error:  # timm raises all kinds for an unknown name, a bad keyword or a failed download
         raise ModelError(_explain_create(config, error)) from error
     check_supported(module)
-    cfg = module.pretrained_cfg
-    classifier_modules = cfg["classifier"] if isinstance(cfg["classifier"], (tuple, list)) else (cfg["classifier"],)
-    classifier = tuple(n for n, _ in module.named_parameters() if n.rpartition(".")[0] in classifier_modules)
+    cfg, classifier = module.pretrained_cfg, classifier_of(module)
     if not pretrained and config.weights != "random":
         location = str(tiny.tiny_weights_path()) if config.weights is None else config.weights
-        load_weights(
+        state = fitting_weights(
             module,
-            _local_file(location, cache_dir),
-            lambda name: _local_file(f"{location.rpartition('/')[0]}/{name}", cache_dir),
+            location,
+            cache_dir=cache_dir,
             classifier=classifier,
             resample_patches=config.resample_patches,
         )
+        module.load_state_dict(state, strict=False)
     _check_finite(module)
     if config.layer_norm_eps is not None:
         for layer in module.modules():
@@ -86,7 +84,7 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, inter
                 layer.eps = config.layer_norm_eps
     module.eval()
     image_size = input_size(config)
-    _try_out(module, image_size, num_classes, config)
+    try_out(module, image_size, num_classes, config)
     plain = is_divisible(module) and all(is_plain(block) for block in module.blocks)
     facts = ModelFacts(
         name=config.name,
@@ -103,6 +101,18 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, inter
     )
     mean, std = (cfg["mean"], cfg["std"]) if config.normalization == "model" else (IMAGENET_MEAN, IMAGENET_STD)
     return BaseModel(module, InputSpec(image_size, tuple(mean), tuple(std), interpolation), facts, classifier)
+
+
+def create_kwargs(config: ModelConfig) -> dict[str, Any]:
+    """What timm.create_model is given besides name, weights and number of classes."""
+    return dict(config.kwargs) | ({} if config.image_size is None else {"img_size": config.image_size})
+
+
+def classifier_of(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a timm model's classifiers; a distilled one has two."""
+    names = module.pretrained_cfg["classifier"]  # type: ignore[index]
+    modules = names if isinstance(names, (tuple, list)) else (names,)
+    return tuple(name for name, _ in module.named_parameters() if name.rpartition(".")[0] in modules)
 
 
 def input_size(config: ModelConfig) -> int:
@@ -162,22 +172,6 @@ def _check_finite(module: nn.Module) -> None:
         raise ModelError(f"the weights hold NaN or infinity in {', '.join(broken)}")
 
 
-def _local_file(location: str, cache_dir: Path) -> Path:
-    if not location.startswith("s3://"):
-        path = Path(location).expanduser()
-        if path.is_dir():
-            files = ", ".join(sorted(file.name for file in path.iterdir() if file.is_file())[:8]) or "no file"
-            raise ModelError(
-                f"model.weights={location!r} is a folder with {files}; give the file, or the index of shards"
-            )
-        if not path.is_file():
-            raise ModelError(f"no such weights file: model.weights={location!r}; null takes timm's own, 'random' none")
-        return path
-    from unfreeze.data.sets.stage import stage_file
-
-    return stage_file(location, cache_dir=cache_dir)
-
-
 def _explain_create(config: ModelConfig, error: Exception) -> str:
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     if ":" not in config.name and not timm.is_model(config.name):
@@ -188,8 +182,12 @@ def _explain_create(config: ModelConfig, error: Exception) -> str:
     return f"timm could not create {asked}: {reason}"
 
 
-def _try_out(module: nn.Module, image_size: int, num_classes: int, config: ModelConfig) -> None:
-    """One image through the model: what does not fit shows here and not in the first trial."""
+def try_out(module: nn.Module, image_size: int, num_classes: int, config: ModelConfig) -> None:
+    """One image through the model, past all blocks but the first: what does not fit shows here, not in the first trial.
+
+    Raises:
+        ModelError: its answer is not one number for each class, or it gives none.
+    """
     patch = module.patch_embed.patch_size[-1]  # type: ignore[union-attr, index]
     if image_size % patch:
         below = image_size - image_size % patch
@@ -198,12 +196,16 @@ def _try_out(module: nn.Module, image_size: int, num_classes: int, config: Model
             f"never be seen; choose {below or patch} or {below + patch}"
         )
     asked = f"model.name={config.name} with model.kwargs={config.kwargs}"
+    blocks = module.blocks
     try:
+        module.blocks = blocks[:1]  # type: ignore[index]
         with torch.no_grad():
             shape = tuple(module(torch.zeros(1, 3, image_size, image_size)).shape)
     except Exception as error:  # whatever a keyword of the model's makes of it
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{asked} cannot take an RGB image of {image_size} px: {reason}") from error
+    finally:
+        module.blocks = blocks
     if shape != (1, num_classes):
         raise ModelError(f"{asked} gives {shape} for an image and {num_classes} classes, not {(1, num_classes)}")
 

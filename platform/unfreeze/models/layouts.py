@@ -4,7 +4,6 @@ A layout is told by a tensor that each has, the norm or the MLP of the first blo
 the prefix that all others share.
 """
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze.errors import ModelError
-
-logger = logging.getLogger(__name__)
+from unfreeze.models.weightfile import note
 
 _TIMM, _TRANSFORMERS = "blocks.0.norm1.weight", "encoder.layer.0.attention.output.dense.weight"
 _AVERAGED = ("teacher", "ema", "model_ema")  # which of several models in one file is meant
@@ -86,7 +84,7 @@ def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Ten
     if prefix:
         rest = [name for name in tensors if not name.startswith(prefix)]
         besides = f"; left out {_some(rest)}, which lack it" if rest else ""
-        logger.warning("model.weights: the prefix %r is stripped from %d names%s", prefix, len(own), besides)
+        note(f"the prefix {prefix!r} is stripped from {len(own)} names{besides}")
     return own
 
 
@@ -110,7 +108,7 @@ def _from_transformers(tensors: Mapping[str, Tensor], module: nn.Module) -> dict
         else:  # BEiT's keys have no bias
             found |= {f"blocks.{block}.attn.{part[0]}_{kind}": value for part, value in own.items()}
     besides = f"; left out {_some(unused)}" if unused else ""
-    logger.warning("model.weights: names of Hugging Face's transformers are read as timm's%s", besides)
+    note(f"names of Hugging Face's transformers are read as timm's{besides}")
     return _own_synonyms(found, module, _LAST_NORMS)
 
 

@@ -1,6 +1,7 @@
 """Files of weights, known by content, whatever they are called: safetensors, PyTorch checkpoints, shards of either."""
 
 import argparse
+import functools
 import json
 import logging
 import pickle
@@ -22,6 +23,12 @@ logger = logging.getLogger(__name__)
 # Where training code keeps the weights within a checkpoint; averages before what they are of, teacher before student.
 _CONTAINERS = ("state_dict_ema", "model_ema", "ema", "teacher", "state_dict", "model", "module", "student")
 _WEB_PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head")
+
+
+@functools.cache
+def note(text: str) -> None:
+    """How a file was understood: said once, however often it is read."""
+    logger.warning("model.weights: %s", text)
 
 
 def read_weights(path: Path, fetch: Callable[[str], Path]) -> dict[str, Any]:
@@ -139,6 +146,6 @@ def _unwrap(path: Path, loaded: Any) -> dict[str, Any]:
                 raise ModelError(f"{path} holds no tensors: there is {keys}")
             return tensors
         if len(wrapped) > 1:
-            logger.warning("model.weights: of %s in the file, %s is read", ", ".join(wrapped), wrapped[0])
+            note(f"of {', '.join(wrapped)} in the file, {wrapped[0]} is read")
         loaded = loaded[wrapped[0]]
     raise ModelError(f"{path} holds a {type(loaded).__name__}, no state_dict(); save the weights alone")

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,18 @@ from unfreeze.models.weightfile import read_weights
 _PATCHES = "patch_embed.proj.weight"
 
 
-def load_weights(
-    module: nn.Module,
-    path: Path,
-    fetch: Callable[[str], Path],
-    *,
-    classifier: tuple[str, ...],
-    resample_patches: bool,
-) -> None:
-    """Fill ``module`` from a file; position embeddings are resampled to its input's size, patches where that is asked.
+def fitting_weights(
+    module: nn.Module, location: str, *, cache_dir: Path, classifier: tuple[str, ...], resample_patches: bool
+) -> dict[str, Tensor]:
+    """What a file, local or ``s3://``, holds for ``module``: float32, by timm's names, classifier left out.
 
-    ``fetch``: the path of a file beside this one, for shards. ``classifier``: parameters that are not taken.
+    Position embeddings are resampled to its input's size, patches where that is asked for. ``classifier``: names of
+    parameters.
 
     Raises:
         ModelError: begins with what the file holds, and says what does not fit.
     """
-    tensors = read_weights(path, fetch)
-    _check_values(path, tensors)
+    path, tensors = open_weights(location, cache_dir)
     try:
         state: dict[str, Any] = to_timm(tensors, module)
     except ModelError as error:
@@ -66,7 +61,19 @@ def load_weights(
     broken = [name for name in expected if not bool(torch.isfinite(state[name]).all())]
     if broken:
         raise ModelError(f"{path} holds {about}, with NaN or infinity in {', '.join(broken)}")
-    module.load_state_dict({name: state[name] for name in expected}, strict=False)
+    return {name: state[name] for name in expected}
+
+
+def open_weights(location: str, cache_dir: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The file, here, and the tensors that it holds under whatever names.
+
+    Raises:
+        ModelError: it is no file of weights, or its tensors hold no values.
+    """
+    path = _local_file(location, cache_dir)
+    tensors = read_weights(path, lambda name: _local_file(f"{location.rpartition('/')[0]}/{name}", cache_dir))
+    _check_values(path, tensors)
+    return path, tensors
 
 
 def describe(tensors: Mapping[str, Tensor]) -> str:
@@ -139,3 +146,19 @@ def _positions(state: Mapping[str, Tensor], module: nn.Module) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _local_file(location: str, cache_dir: Path) -> Path:
+    if not location.startswith("s3://"):
+        path = Path(location).expanduser()
+        if path.is_dir():
+            files = ", ".join(sorted(file.name for file in path.iterdir() if file.is_file())[:8]) or "no file"
+            raise ModelError(
+                f"model.weights={location!r} is a folder with {files}; give the file, or the index of shards"
+            )
+        if not path.is_file():
+            raise ModelError(f"no such weights file: model.weights={location!r}; null takes timm's own, 'random' none")
+        return path
+    from unfreeze.data.sets.stage import stage_file
+
+    return stage_file(location, cache_dir=cache_dir)

@@ -11,6 +11,7 @@ from unfreeze.config import Config
 from unfreeze.errors import InfrastructureError, SweepInterrupted, UnfreezeError
 from unfreeze.records import Evidence
 from unfreeze.report.streams import say
+from unfreeze.sweep.preflight import check_sweep
 from unfreeze.sweep.run import run_sweep
 
 
@@ -25,6 +26,7 @@ def run_campaign(configs: Mapping[str, Config]) -> tuple[dict[str, Evidence], di
     for number, (name, config) in enumerate(configs.items(), 1):
         say(f"{number}/{len(configs)}: {name}, sweep {config.sweep.name}")
         try:
+            check_sweep(config)
             evidence[name] = run_sweep(config)
         except SweepInterrupted:
             raise

@@ -11,8 +11,8 @@ from unfreeze.config import Config
 from unfreeze.errors import ClusterError, SweepMismatchError
 from unfreeze.plasticity.cache import PlasticityCache
 from unfreeze.records import DataFacts, ModelFacts, PlasticityTable, plasticity_table_from_dict, to_dict
-from unfreeze.storage.base import check_writable
 from unfreeze.storage.ledger import Ledger
+from unfreeze.sweep.preflight import check_inputs
 
 
 def pre_pass(config: Config, ledger: Ledger) -> tuple[ModelFacts, DataFacts, PlasticityTable]:
@@ -49,7 +49,7 @@ def measure_once(config: Config) -> PlasticityTable:
     if found is None:
         from unfreeze.sweep.resources import ray_cluster
 
-        check_writable(cache.storage)
+        check_inputs(config, selections=[])
         with ray_cluster(config.cluster):
             found = _measure(config, cache, None)
     say(found[1].notes)

@@ -10,6 +10,7 @@ from unfreeze.data.sets.remarks import look_over
 from unfreeze.models.build import build_base, input_size
 from unfreeze.probe.features import collect_features, find_sites
 from unfreeze.probe.linear import ProbeTable, probe
+from unfreeze.sweep.preflight import check_inputs
 from unfreeze.sweep.prepass import say
 
 
@@ -19,6 +20,7 @@ def probe_once(config: Config) -> ProbeTable:
     Raises:
         UnfreezeError: what is wrong with model, data or sites.
     """
+    check_inputs(config, selections=[], writes=False)
     data = load_train_val(config.data, image_size=input_size(config.model))
     say(look_over(config.data, data))
     base = build_base(config, num_classes=len(data.classes))

@@ -17,6 +17,7 @@ from unfreeze.finetune.prefix import open_cache
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_base, input_size
 from unfreeze.records import TrialReport, TrialSpec
+from unfreeze.sweep.preflight import check_inputs
 from unfreeze.sweep.prepass import say
 
 
@@ -77,6 +78,7 @@ def open_trial(config: Config) -> SingleTrial:
     """
     if config.finetune.shard:
         raise ConfigError("finetune.shard=true spreads a model over workers; a single run has one, so set it to false")
+    check_inputs(config, selections=[config.trial.selection], writes=False)
     data = load_train_val(config.data, image_size=input_size(config.model))
     say(look_over(config.data, data))
     base = build_base(config, num_classes=len(data.classes))

@@ -1,5 +1,6 @@
 """Sets that are trees of image files: any folder of class folders, and DomainNet's domains."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from unfreeze.config import DataConfig
 from unfreeze.data.pixels.decode import Squares
 from unfreeze.data.pixels.files import list_files, list_names, split_off_images
-from unfreeze.data.sets.layout import class_name, find_folders, labels_of
+from unfreeze.data.sets.layout import Folder, class_name, find_folders, labels_of
 from unfreeze.data.sets.raw import Images, RawSet, downstream_squares, read_files, tree_of
 from unfreeze.data.sets.splits import paper_split
 from unfreeze.errors import DataError
@@ -16,13 +17,27 @@ from unfreeze.errors import DataError
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-def load_folder(config: DataConfig, image_size: int) -> RawSet:
-    """A tree whose folders are called ``train/`` [``val/``] [``test/``] or alike, or class folders, split by seed.
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A folder's parts and classes, before any image is read."""
+
+    classes: tuple[str, ...]
+    folders: dict[str, Folder]  # by part
+    roots: dict[str, Path]
+    strays: list[str]  # files that are no images by their names
+
+    def labels(self, part: str) -> list[int]:
+        """Of the part's files. Raises `DataError` for a class that lacks there, or that the training images lack."""
+        return labels_of(self.folders[part].files, self.classes, self.folders[part].name)
+
+
+def read_tree(config: DataConfig) -> Tree:
+    """A tree whose folders are called ``train/`` [``val/``] [``test/``] or alike, or class folders.
 
     ``data.train``, ``data.val`` and ``data.test`` name the folder of a part, whatever it and those in it are called.
 
     Raises:
-        DataError: no such folder, folders that may be parts or classes, or classes without images.
+        DataError: no such folder, folders that may be parts or classes, or fewer than two classes.
     """
     strays: list[str] = []
 
@@ -40,26 +55,35 @@ def load_folder(config: DataConfig, image_size: int) -> RawSet:
         raise DataError(
             f"{folders['train'].name} must hold one folder per class and at least two, but got {list(classes)}"
         )
+    return Tree(classes, folders, roots, strays)
+
+
+def load_folder(config: DataConfig, image_size: int) -> RawSet:
+    """The images of `read_tree`, split by seed where it has no part for validation or test.
+
+    Raises:
+        DataError: as `read_tree`, or classes without images.
+    """
+    tree = read_tree(config)
     squares = downstream_squares(config, image_size)
 
     def load(part: str, squares: Squares) -> Images:
-        files = folders[part].files
-        return read_files(config, roots[part], files, labels_of(files, classes, folders[part].name), squares)
+        return read_files(config, tree.roots[part], tree.folders[part].files, tree.labels(part), squares)
 
     pool = load("train", squares)
     alike = squares.with_white(pool.seen.white)
     notes: tuple[str, ...] = ()
-    if strays:
-        notes = (f"left out {len(strays):,} files that are no images by their names: {list_names(strays)}",)
-    has_test = "test" in folders
+    if tree.strays:
+        notes = (f"left out {len(tree.strays):,} files that are no images by their names: {list_names(tree.strays)}",)
+    has_test = "test" in tree.folders
     return RawSet(
-        classes,
+        tree.classes,
         pool,
-        load("val", alike) if "val" in folders else None,
-        len(labels_of(folders["test"].files, classes, folders["test"].name)) if has_test else None,
+        load("val", alike) if "val" in tree.folders else None,
+        len(tree.labels("test")) if has_test else None,
         (lambda: load("test", alike)) if has_test else None,
         notes=notes,
-        places={part: folder.name for part, folder in folders.items()},
+        places={part: folder.name for part, folder in tree.folders.items()},
     )
 
 

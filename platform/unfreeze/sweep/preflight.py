@@ -1,0 +1,57 @@
+"""What can be known to be wrong before anything starts, said at once: model, weights, places of images, storage.
+
+Imports no Ray, and torch where a model is named alone: an answer to a mistake takes no longer than it must.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from unfreeze.config import Config, ModelConfig
+from unfreeze.errors import ConfigError, StorageError
+from unfreeze.storage.base import check_writable, open_storage
+from unfreeze.storage.ledger import Ledger
+
+_PLACES = ("path", "train", "val", "test", "source_path")
+
+
+def check_sweep(config: Config) -> None:
+    """`check_inputs` of a sweep that begins; of one that goes on, its ledger knows the inputs.
+
+    Raises:
+        ConfigError: as `check_inputs`.
+        SweepMismatchError: the name is taken by another configuration.
+    """
+    try:
+        begun = Ledger(config.storage, config.sweep.name).is_claimed(config)
+    except StorageError:
+        begun = False  # said with all else
+    if not begun:
+        check_inputs(config, selections=[*config.search.baselines, *config.search.selections])
+
+
+def check_inputs(config: Config, *, selections: list[str], writes: bool = True) -> None:
+    """``selections``: those that will be run; ``writes``: whether anything is put into the storage.
+
+    Raises:
+        ConfigError: lists every problem.
+    """
+    problems = list(_problems(config, selections, writes=writes))
+    if problems:
+        listing = "\n".join(f"  {line}" for line in problems)
+        raise ConfigError(f"the inputs have problems, nothing was started:\n{listing}")
+
+
+def _problems(config: Config, selections: list[str], *, writes: bool) -> Iterator[str]:
+    if writes:
+        try:
+            check_writable(open_storage(config.storage))
+        except StorageError as error:
+            yield str(error)
+    if any(getattr(config.data, name) is not None for name in _PLACES):
+        from unfreeze.data.sets.places import place_problems
+
+        yield from place_problems(config.data)
+    if config.model != ModelConfig():  # the embedded model fits; torch and timm take seconds to import
+        from unfreeze.models.check import model_problems
+
+        yield from model_problems(config.model, selections, cache_dir=Path(config.data.cache_dir))
