@@ -13,13 +13,14 @@ from unfreeze.report.settings import redact
 from unfreeze.storage.ledger import Ledger
 from unfreeze.tracking import view
 from unfreeze.tracking.runs import SWEEP, RunTree
-from unfreeze.tracking.server import check_reachable, connect, open_experiment
+from unfreeze.tracking.server import ExperimentDeletedError, check_reachable, connect, open_experiment
 
 _log = logging.getLogger(__name__)
 
 _PAUSE_S = 2.0  # between two syncs, so that many notices become one
 _MAX_BACKOFF_S = 120.0
 _CLOSE_TIMEOUT_S = 60.0
+_KEEPS_TRYING = "The sweep goes on and keeps trying; to catch up later, run the same command again"
 
 
 class MlflowMirror:
@@ -34,7 +35,9 @@ class MlflowMirror:
         self._ledger = ledger
         self._tree: RunTree | None = None
         self._settled: set[str] = set()  # trials written by this process that no attempt will change
-        self._evidence: tuple[Evidence, dict[str, str]] | None = None
+        self._evidence: Evidence | None = None
+        self._figures: dict[str, str] = {}
+        self._files_fail = False
         self._lock = threading.Lock()  # one sync at a time
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -62,7 +65,7 @@ class MlflowMirror:
 
     def log_evidence(self, evidence: Evidence, figures: Mapping[str, str]) -> None:
         """Hand over what the ledger does not hold: correlations, recommendation and figures. Returns at once."""
-        self._evidence = (evidence, dict(figures))
+        self._evidence, self._figures = evidence, dict(figures)
         self.notify()
 
     def close(self, status: str = "FINISHED", *, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
@@ -75,13 +78,14 @@ class MlflowMirror:
         self.notify()
         thread.join(timeout_s)
         if thread.is_alive():
-            self._warn(f"MLflow at {redact(str(self._config.uri))} was not done after {timeout_s:g} s")
+            self._warn(f"MLflow at {redact(str(self._config.uri))} was not done after {timeout_s:g} s. {_KEEPS_TRYING}")
 
     def sync(self) -> None:
         """Bring MLflow up to the ledger; what is there already is left alone.
 
         Raises:
-            ConnectionError: nothing answers at the URI.
+            ConnectionError: nothing answers at the URI, or something else than MLflow.
+            ExperimentDeletedError: the experiment is in MLflow's bin.
             mlflow.exceptions.MlflowException: the server refuses or breaks off.
         """
         if self._config.uri is None:
@@ -107,8 +111,11 @@ class MlflowMirror:
     def _try_sync(self) -> bool:
         try:
             self.sync()
+        except ExperimentDeletedError as error:
+            self._warn(f"{error}. The sweep goes on without it")
+            return False
         except Exception as error:  # whatever it is, the sweep goes on
-            self._warn(str(error).strip().partition("\n")[0] or type(error).__name__)
+            self._warn(f"{_first_line(error)}. {_KEEPS_TRYING}")
             _log.debug("MLflow sync failed", exc_info=True)
             return False
         return True
@@ -116,9 +123,7 @@ class MlflowMirror:
     def _warn(self, problem: str) -> None:
         if not self._warned:
             self._warned = True
-            _log.warning(
-                "%s. The sweep goes on and keeps trying; to catch up later, run the same command again", problem
-            )
+            _log.warning("%s", problem)
 
     def _sync(self, uri: str) -> None:
         settings = view.read_settings(self._ledger)
@@ -132,15 +137,31 @@ class MlflowMirror:
         self._write_trials(tree, settings)
         evidence = self._evidence
         if evidence is not None:
-            view.write_evidence(tree, *evidence)
+            view.write_evidence(tree, evidence)
             if self._evidence is evidence:  # else a newer one has come in meanwhile
                 self._evidence = None
-        view.write_report(tree, self._ledger)
         finalized = view.write_final(tree, self._ledger)
         if self._end_status is not None:
             tree.set_status(SWEEP, self._end_status)
         elif finalized and self._thread is None:  # caught up by hand
             tree.set_status(SWEEP, "FINISHED")
+        self._write_files(tree, settings)
+
+    def _write_files(self, tree: RunTree, settings: view.SweepSettings) -> None:
+        """After a failure there is one more attempt, at the end: an artifact store out of reach may take minutes."""
+        if self._files_fail and self._end_status is None and self._thread is not None:
+            return
+        try:
+            view.write_files(tree, self._ledger, settings, self._figures)
+        except Exception as error:  # a folder of the server's, a bucket without credentials, a disk that is full
+            if not self._files_fail:
+                _log.warning(
+                    "MLflow has parameters, metrics and trials, but its artifacts cannot be written from here: %s. "
+                    "They are in %s",
+                    _first_line(error),
+                    self._ledger.url(""),
+                )
+            self._files_fail = True
 
     def _write_trials(self, tree: RunTree, settings: view.SweepSettings) -> None:
         """Every trial in a final state. The settled ones are not even read again: a sweep may have thousands."""
@@ -173,3 +194,7 @@ class MlflowMirror:
             "unfreeze.storage": redact(self._ledger.url("")),
             "unfreeze.id": stored["id"],
         }
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unfreeze.report.settings import redact
 
@@ -27,8 +27,19 @@ _SQLITE = "sqlite:///"
 _PROBE_TIMEOUT_S = 5.0
 
 
+class ExperimentDeletedError(Exception):
+    """The experiment is in MLflow's bin, where runs can be neither found nor made."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer to be told: MLflow's own client would repeat a POST as a GET there."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 def check_reachable(uri: str) -> str | None:
-    """A warning when nothing answers at an http(s) tracking URI within 5 s; None when something does or for a database.
+    """What is wrong when no MLflow answers at an http(s) tracking URI within 5 s; None when one does or for a database.
 
     A refusal (401, 403) is an answer: credentials are MLflow's affair, and none are sent here.
     """
@@ -38,14 +49,31 @@ def check_reachable(uri: str) -> str | None:
     host = rest.rpartition("@")[2].rstrip("/")
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only whether someone is there
+    opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=context))
+    name = f"MLflow at {redact(uri)}{_proxy_of(scheme, host)}"
     try:
-        with urllib.request.urlopen(f"{scheme}://{host}/health", timeout=_PROBE_TIMEOUT_S, context=context):
+        with opener.open(f"{scheme}://{host}/health", timeout=_PROBE_TIMEOUT_S) as answer:
+            if answer.read(100).lstrip().startswith(b"<"):
+                return f"{name} answers with a page that is not MLflow's: a login or a gateway, perhaps"
             return None
     except urllib.error.HTTPError as error:
         error.close()
-        return None if error.code < 500 else f"MLflow at {redact(uri)} answers {error.code} {error.reason}"
+        if error.code in (301, 302, 303, 307, 308):
+            target = redact(error.headers.get("Location", "nowhere").removesuffix("/health"))
+            return f"{name} redirects to {target}: give that as tracking.uri, unless it is a login page"
+        proxied = "through the proxy" in name and error.code in (403, 407)
+        return f"{name} answers {error.code} {error.reason}" if error.code >= 500 or proxied else None
     except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError; the others: no URL, or no HTTP
-        return f"MLflow at {redact(uri)} does not answer ({getattr(error, 'reason', error)})"
+        return f"{name} does not answer ({getattr(error, 'reason', error)})"
+
+
+def _proxy_of(scheme: str, host: str) -> str:
+    """A remark on the proxy between here and there; empty: none."""
+    proxy = urllib.request.getproxies().get(scheme)
+    if not proxy or urllib.request.proxy_bypass(host.partition("/")[0]):
+        return ""
+    name = host.partition("/")[0].partition(":")[0]
+    return f", through the proxy {redact(proxy)} ({scheme.upper()}_PROXY; NO_PROXY={name} goes around it),"
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -65,7 +93,11 @@ def connect(uri: str) -> "MlflowClient":
 
 
 def open_experiment(client: "MlflowClient", uri: str, name: str) -> str:
-    """The id of the experiment, created when there is none."""
+    """The id of the experiment, created when there is none.
+
+    Raises:
+        ExperimentDeletedError: with the two ways out.
+    """
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
@@ -79,6 +111,11 @@ def open_experiment(client: "MlflowClient", uri: str, name: str) -> str:
             experiment = client.get_experiment_by_name(name)  # another sweep may have been faster
             if experiment is None:
                 raise
+    if experiment.lifecycle_stage == "deleted":
+        raise ExperimentDeletedError(
+            f"MLflow's experiment {name!r} at {redact(uri)} is deleted: bring it back with `mlflow experiments restore "
+            f"--experiment-id {experiment.experiment_id}`, or choose another, tracking.experiment=…"
+        )
     return experiment.experiment_id
 
 

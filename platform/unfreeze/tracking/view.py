@@ -1,19 +1,17 @@
 """What of the ledger goes into which MLflow run: parameters, metrics, tags and artifacts."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
-from unfreeze.evidence.verdict import verdict
 from unfreeze.records import (
     Correlation,
     Evidence,
     FinalResult,
     PlasticityTable,
-    ScoreWorth,
     TrialRecord,
     TrialState,
     final_result_from_dict,
@@ -58,7 +56,6 @@ def write_sweep(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> None:
     digest = _digest({"config": settings.config, "environment": settings.environment})
     if tree.is_written(SWEEP, digest):
         return
-    tree.upload(SWEEP, "config.json", json.dumps(settings.config, indent=1).encode())
     fixed = {key: value for key, value in settings.config.items() if key.partition(".")[0] not in _NOT_PARAMS}
     params = {key: value for key, value in fixed.items() if key not in _NOT_PARAM_OPTIONS}
     tree.write(SWEEP, params=params, tags=settings.environment, digest=digest)
@@ -71,7 +68,6 @@ def write_prepass(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> Non
     table = plasticity_table_from_dict(raw)
     stamp = tree.start_ms(SWEEP)
     tree.ensure(PREPASS, name=PREPASS, start_ms=stamp)
-    tree.upload(PREPASS, "plasticity.json", json.dumps(raw, indent=1).encode())
     tree.write(SWEEP, metrics=_component_metrics(table, stamp))
     params = flatten(table.settings) | {"model_digest": table.model_digest, "data_digest": table.data_digest}
     metrics = [*_component_metrics(table, stamp), *_block_metrics(table, stamp)]
@@ -110,13 +106,12 @@ def write_trial(tree: RunTree, record: TrialRecord, settings: SweepSettings) -> 
     tree.set_status(key, _STATUS[record.state], end_ms=record.reports[-1].timestamp_ms if record.reports else start_ms)
 
 
-def write_evidence(tree: RunTree, evidence: Evidence, figures: Mapping[str, str]) -> None:
+def write_evidence(tree: RunTree, evidence: Evidence) -> None:
     # The step grows with the trials seen, so that of two answers MLflow shows the later one.
     stamps = [report.timestamp_ms for trial in evidence.trials for report in trial.reports]
     stamp, step = max(stamps, default=tree.start_ms(SWEEP)), len(evidence.trials)
     metrics = [row for found in evidence.correlations for row in _correlation_metrics(found, stamp, step)]
-    metrics += [row for found in evidence.worths for row in _worth_metrics(found, stamp, step)]
-    tags: dict[str, str | None] = {"verdict": verdict(evidence.worths)}
+    tags: dict[str, str | None] = {}
     chosen = evidence.recommendation
     if chosen is not None:
         metrics.append(("recommendation/val_accuracy", chosen.val_accuracy, stamp, step))
@@ -131,20 +126,10 @@ def write_evidence(tree: RunTree, evidence: Evidence, figures: Mapping[str, str]
         if chosen.test_accuracy is not None:
             metrics.append(("recommendation/test_accuracy", chosen.test_accuracy, stamp, step))
     tree.write(SWEEP, metrics=metrics, tags=tags)
-    for name, svg in figures.items():
-        tree.upload(SWEEP, f"figures/{name}.svg", svg.encode())
-
-
-def write_report(tree: RunTree, ledger: Ledger) -> None:
-    try:
-        report = ledger.read_bytes("report.html")
-    except KeyError:
-        return
-    tree.upload(SWEEP, "report.html", report)
 
 
 def write_final(tree: RunTree, ledger: Ledger) -> bool:
-    """The sealed test's result, and the exported file as a registered model; False while there is none."""
+    """The sealed test's result; False while there is none."""
     raw = ledger.read_json("final.json")
     if raw is None:
         return False
@@ -152,8 +137,21 @@ def write_final(tree: RunTree, ledger: Ledger) -> bool:
     stamp = tree.start_ms(SWEEP)
     figures = {"test_accuracy": final.test_accuracy, "test_low": final.test_low, "test_high": final.test_high}
     tree.write(SWEEP, metrics=[(name, value, stamp, 0) for name, value in figures.items()])
-    register(tree, ledger, final)
     return True
+
+
+def write_files(tree: RunTree, ledger: Ledger, settings: SweepSettings, figures: Mapping[str, str]) -> None:
+    """Everything that goes to the artifact store, which the server may reach and this machine not: so it comes last."""
+    tree.upload(SWEEP, "config.json", json.dumps(settings.config, indent=1).encode())
+    plasticity, final = ledger.read_json("plasticity.json"), ledger.read_json("final.json")
+    if plasticity is not None:
+        tree.upload(PREPASS, "plasticity.json", json.dumps(plasticity, indent=1).encode())
+    for name, svg in figures.items():
+        tree.upload(SWEEP, f"figures/{name}.svg", svg.encode())
+    with contextlib.suppress(KeyError):  # not written yet
+        tree.upload(SWEEP, "report.html", ledger.read_bytes("report.html"))
+    if final is not None:
+        register(tree, ledger, final_result_from_dict(final))
 
 
 def register(tree: RunTree, ledger: Ledger, final: FinalResult) -> None:
@@ -209,15 +207,9 @@ def _trial_metrics(record: TrialRecord, start_ms: int) -> list[MetricRow]:
 
 def _correlation_metrics(found: Correlation, stamp: int, step: int) -> list[MetricRow]:
     prefix = f"correlation/{found.mode}/{found.name}"
-    names = ("n", "spearman", "spearman_p", "kendall", "kendall_p")
+    names = ("n", "spearman", "spearman_low", "spearman_high", "kendall", "kendall_low", "kendall_high")
     values = {name: getattr(found, name) for name in names}
     return [(f"{prefix}/{name}", value, stamp, step) for name, value in values.items() if value is not None]
-
-
-def _worth_metrics(found: ScoreWorth, stamp: int, step: int) -> list[MetricRow]:
-    """What has a value: an interval may have no end, and a score no number."""
-    values = {} if found.worth is None else to_dict(found.worth)
-    return [(f"worth/{found.score}/{name}", value, stamp, step) for name, value in values.items() if isfinite(value)]
 
 
 def _start_ms(record: TrialRecord) -> int | None:
