@@ -50,12 +50,13 @@ def _launch(action: Callable[["Config"], None], experiment: str | None) -> None:
     from unfreeze.report.streams import say, show
 
     if {"--help", "-h"}.intersection(sys.argv[1:]):
+        from unfreeze.command import called
         from unfreeze.report.help import help_for
         from unfreeze.report.terminal import terminal_width
 
         with _exit_codes():  # instead of Hydra's help, which knows the defaults and neither meaning nor range
             about = sys.modules[action.__module__].__doc__ or ""
-            show(help_for(sys.argv, about, _CONF, width=terminal_width()).rstrip("\n"))
+            show(help_for([called(sys.argv[0]), *sys.argv[1:]], about, _CONF, width=terminal_width()).rstrip("\n"))
         return
     if experiment is not None:
         other = [argument for argument in sys.argv[1:] if argument.startswith("experiment=")]

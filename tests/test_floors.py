@@ -26,7 +26,7 @@ FLOORS = (
     ("report",),
     ("tracking",),
     ("sweep",),
-    ("library",),
+    ("library", "command"),
 )
 FACE = "unfreeze.library"  # what `import unfreeze` offers, the one thing the package's own __init__ may import
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}

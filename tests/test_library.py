@@ -101,7 +101,7 @@ def test_measuring_needs_neither_ray_nor_a_tracker(processes: Processes, tmp_pat
 
 
 def test_what_is_offered_is_there_and_a_typo_is_told() -> None:
-    assert unfreeze.__all__ == ["Plasticity", "load", "measure", "unfreeze"]
+    assert unfreeze.__all__ == ["Plasticity", "load", "measure", "sweep", "unfreeze"]
     assert all(getattr(unfreeze, name).__doc__ for name in unfreeze.__all__)
     assert set(unfreeze.__all__) <= set(dir(unfreeze))  # a notebook completes them
     with pytest.raises(AttributeError, match="'unfreeze' has no attribute 'mesure'"):

@@ -1,5 +1,6 @@
 """Which components of a pretrained Vision Transformer to unfreeze, measured."""
 
+import importlib
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unfreeze.library import Plasticity, measure, unfreeze
 
-__all__ = ["Plasticity", "load", "measure", "unfreeze"]
+__all__ = ["Plasticity", "load", "measure", "sweep", "unfreeze"]
 
 
 class _Package(ModuleType):
@@ -25,6 +26,8 @@ def __getattr__(name: str) -> Any:
     """`unfreeze.measure` and the like on first use: importing the package costs no torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "sweep":
+        return importlib.import_module("unfreeze.sweep")  # a package that can be called
     from unfreeze import library
 
     return getattr(library, name)

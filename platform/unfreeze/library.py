@@ -31,9 +31,11 @@ from unfreeze.models.build import weights_digest
 from unfreeze.models.export import Exported
 from unfreeze.plasticity.estimator import check_device
 from unfreeze.plasticity.local import measure_plasticity
-from unfreeze.records import PlasticityTable
+from unfreeze.records import COMPONENTS, PlasticityTable
 from unfreeze.report.plasticity import terminal_plasticity
 from unfreeze.report.plasticity_figures import plot_by_block
+from unfreeze.report.streams import watch
+from unfreeze.report.terminal import with_interval
 from unfreeze.seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -54,6 +56,13 @@ class Plasticity:
         return terminal_plasticity(self.table)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: the means over blocks, with their intervals."""
+        means = self.to_pandas().query("block.isna()")
+        texts = means.apply(lambda row: with_interval(row["mean"], row["low"], row["high"]), axis="columns")
+        wide = means.assign(text=texts).pivot(index="component", columns="mode", values="text")
+        return wide.reindex(COMPONENTS).reindex(columns=self.table.modes).rename_axis(columns="plasticity").to_html()
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per mode, component and block; ``block`` is <NA> for the mean over blocks."""
@@ -96,6 +105,7 @@ def measure(
             config,
             device=device,
             model_digest=weights_digest(model),
+            watch=lambda batches, total: watch(batches, total=total, what="plasticity, batches at most"),
         )
     return Plasticity(table)
 

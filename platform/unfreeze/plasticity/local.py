@@ -1,7 +1,7 @@
 """The pre-pass in one process, on one device, without Ray."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 
 import torch
@@ -16,6 +16,8 @@ from unfreeze.plasticity.measurement import Measurement
 from unfreeze.plasticity.sequential import BatchRates
 from unfreeze.records import PlasticityTable
 
+Watch = Callable[[Iterable[BatchRates], int], Iterable[BatchRates]]
+
 
 def measure_plasticity(
     module: nn.Module,
@@ -26,8 +28,11 @@ def measure_plasticity(
     *,
     device: torch.device,
     model_digest: str,
+    watch: Watch = lambda batches, _: batches,
 ) -> PlasticityTable:
     """Plasticity of every block and component in the configured modes, until it is settled or the pairs are used up.
+
+    ``watch`` hands every batch through, told how many there may be.
 
     Raises:
         ModelError: unsupported, or a component's weights or output are NaN or infinite.
@@ -36,7 +41,7 @@ def measure_plasticity(
     started = time.perf_counter()
     estimator = Estimator(module, spec, source, target, config, device=device)
     measurement = Measurement(estimator.num_blocks, config)
-    measurement.settle(_batches(estimator))
+    measurement.settle(_batches(estimator, watch))
     return measurement.table(
         bounds=estimator.bounds(measurement),
         scores={},
@@ -46,8 +51,8 @@ def measure_plasticity(
     )
 
 
-def _batches(estimator: Estimator) -> Generator[BatchRates]:
+def _batches(estimator: Estimator, watch: Watch) -> Generator[BatchRates]:
     """Every batch in order; the next one's images are read while one is measured."""
     images = (estimator.load(index) for index in range(estimator.num_batches))
     with closing(ahead(images)) as loaded:
-        yield from map(estimator.rates, loaded)
+        yield from watch(map(estimator.rates, loaded), estimator.num_batches)

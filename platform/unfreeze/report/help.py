@@ -24,16 +24,14 @@ def find_groups(conf: Path) -> dict[str, list[str]]:
 def help_for(arguments: Sequence[str], about: str, conf: Path, *, width: int) -> str:
     """What ``--help`` prints for a command line: names beside the flag narrow it, settings are passed over.
 
+    ``arguments``: what the user calls, and then those that it was given.
+
     Raises:
         ConfigError: nothing has one of the names.
     """
     names = [argument for argument in arguments[1:] if not argument.startswith("-") and "=" not in argument]
     groups = find_groups(conf)
-    return (
-        help_on(names, groups, width=width)
-        if names
-        else help_text(f"python {arguments[0]}", about, groups, width=width)
-    )
+    return help_on(names, groups, width=width) if names else help_text(arguments[0], about, groups, width=width)
 
 
 def help_text(command: str, about: str, groups: Groups, *, width: int) -> str:

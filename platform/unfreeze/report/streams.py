@@ -6,10 +6,16 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from typing import TextIO
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from unfreeze.errors import StorageError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+T = TypeVar("T")
 
 # As the shell reports a command whose reader has gone: 128 + SIGPIPE.
 _READER_GONE = 141
@@ -81,6 +87,25 @@ def show(result: str, *, kept_at: str | None = None) -> None:
             raise StorageError(f"standard output cannot be written: {error.strerror}; send it elsewhere") from error
         if not isinstance(error, BrokenPipeError):
             say(f"standard output cannot be written: {error.strerror}; the result is in {kept_at}")
+
+
+def in_notebook() -> bool:
+    """Whether a page shows what is printed, and not a terminal or a file."""
+    return "ipykernel" in sys.modules
+
+
+def watch(items: Iterable[T], *, total: int, what: str) -> Iterable[T]:
+    """Hand the items through; in a notebook a bar says how far it is."""
+    return progress_bar(items, total=total, what=what) if in_notebook() else items
+
+
+def progress_bar(items: Iterable[T] = (), *, total: int, what: str) -> "tqdm[T]":
+    """A widget where the notebook has them, else a line of text, on standard output to keep its place in the page."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that ipywidgets is not there
+        from tqdm.auto import tqdm
+
+        return tqdm(items, total=total, desc=what, file=sys.stdout)
 
 
 def _abandon(stream: TextIO) -> None:

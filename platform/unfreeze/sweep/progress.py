@@ -7,7 +7,7 @@ from typing import Any
 from ray import tune
 
 from unfreeze.records import TrialState
-from unfreeze.report.streams import say
+from unfreeze.report.streams import in_notebook, progress_bar, say
 from unfreeze.search.searcher import PlannedSearch
 
 _QUIET_S = 5.0  # a line at most this often
@@ -22,6 +22,7 @@ class ProgressLine(tune.Callback):
         self._on_trial_end = on_trial_end
         self._done_before = len(search.final)
         self._started = self._last_line = time.monotonic()
+        self._bar = progress_bar(total=search.max_trials, what="trials") if in_notebook() else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Tune pickles its callbacks for a restore we never do; this one holds threads and a search.
@@ -56,7 +57,11 @@ class ProgressLine(tune.Callback):
         if fresh:
             left = (self._max_trials - len(final)) * (time.monotonic() - self._started) / fresh
             parts.append(f"about {_duration(left)} left")
-        say(" · ".join(parts))
+        if self._bar is None:
+            say(" · ".join(parts))
+        else:
+            self._bar.set_postfix_str(" · ".join(parts[1:]), refresh=False)
+            self._bar.update(len(final) - self._bar.n)
 
 
 def _duration(seconds: float) -> str:
