@@ -3,10 +3,15 @@
 None ends in a traceback, none exits 0 without its result in the place it named. What needs Ray is marked slow.
 """
 
+import json
 import os
+import pwd
+import re
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +20,14 @@ from configuring import SWEEPS, composed, problems_of
 from finished_sweep import make_evidence
 
 from unfreeze.config import Config
-from unfreeze.load import text_options
+from unfreeze.errors import ClusterError, ConfigError, StorageError
+from unfreeze.load import load_config, text_options
 from unfreeze.records import to_dict
 from unfreeze.report.streams import say
 from unfreeze.storage.ledger import Ledger
+from unfreeze.sweep.address import check_address
+from unfreeze.sweep.machine import check_train, count_cpus, find_token, provide_token, ray_folder
+from unfreeze.sweep.package import PACKAGE, on_path, travelling
 
 ROOT = SWEEPS.parent
 FULL = "standard output cannot be written: No space left on device"
@@ -179,3 +188,211 @@ def test_a_checkout_in_an_odd_folder(tmp_path: Path) -> None:
     result = run([sys.executable, "sweeps/report.py", "sweep.name=none"], odd)
     assert result.returncode == 2
     assert result.stderr.startswith("error: there is no sweep in ")
+
+
+# --- variables, homes, folders, containers ----------------------------------------------------------------------------
+
+
+def test_train_s_first_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("0", "", "false"):
+        monkeypatch.setenv("RAY_TRAIN_V2_ENABLED", value)
+        with pytest.raises(ClusterError, match="unset RAY_TRAIN_V2_ENABLED"):
+            check_train()
+    monkeypatch.setenv("RAY_TRAIN_V2_ENABLED", "1")
+    check_train()
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, 8),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
+        (  # a batch system's: the step has no limit of its own, the job above it has
+            {
+                "proc/self/cgroup": "0::/slurm/job_1/step_0\n",
+                "sys/fs/cgroup/slurm/job_1/step_0/cpu.max": "max 100000\n",
+                "sys/fs/cgroup/slurm/job_1/cpu.max": "300000 100000\n",
+            },
+            3,
+        ),
+        (  # a container that sees the machine's path, and its own quota at the top
+            {"proc/self/cgroup": "0::/../../docker/1f\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"},
+            1,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:memory:/docker/1f\n4:cpu,cpuacct:/docker/1f\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "400000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            4,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:cpu:/\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            8,
+        ),
+    ],
+)
+def test_cpus_are_what_the_container_gives(
+    files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert count_cpus(tmp_path) == cpus
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7}, raising=False)
+    assert count_cpus(tmp_path) == 1
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="u-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_ray_s_folder(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder(**variables: str) -> str | None:
+        for name in ("RAY_TMPDIR", "TMPDIR"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return ray_folder()
+
+    (short / "file").write_text("")
+    (short / "theirs").mkdir()
+    (short / "theirs/ray").write_text("")  # another user's, which no permission keeps root from
+    long = short / ("a-rather-long-temporary-directory-of-a-batch-system/" * 2)
+    assert folder(TMPDIR=str(short)) is None
+    assert folder(RAY_TMPDIR=str(short), TMPDIR=str(long)) is None
+    assert folder(TMPDIR=str(short / "theirs")) == f"{short}/theirs/ray-{os.getuid()}"
+    for unfit in (long, short / "file", Path("/proc/none")):
+        found = folder(TMPDIR=str(unfit))
+        assert found == f"/tmp/ray-{os.getuid()}"
+        with pytest.raises(ClusterError, match=rf"^RAY_TMPDIR={re.escape(str(unfit))} (is longer|cannot be written)"):
+            folder(RAY_TMPDIR=str(unfit))
+
+
+@pytest.mark.parametrize(
+    ("home", "is_own"),
+    [(None, True), ("", True), ("/proc/nohome", True), ("file", True), ("empty", False), ("has", False)],
+)
+def test_a_token_for_a_ray_without_a_home(
+    home: str | None, is_own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "has/.ray").mkdir(parents=True)
+    (tmp_path / "has/.ray/auth_token").write_text("secret\n")
+    monkeypatch.setattr(os, "environ", {} if home is None else {"HOME": str(tmp_path / home) if home else ""})
+    provide_token()
+    assert ("RAY_AUTH_TOKEN" in os.environ) == is_own
+    assert find_token() == {True: os.environ.get("RAY_AUTH_TOKEN")}.get(is_own, "secret" if home == "has" else None)
+
+
+def test_a_token_file_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "HOME": str(tmp_path)})
+    with pytest.raises(ClusterError, match=rf"^RAY_AUTH_TOKEN_PATH={tmp_path}/token is no file with a token"):
+        provide_token()
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://127.0.0.1:8265", "head", "", "127.0.0.1:1"])
+def test_an_address_where_no_cluster_is(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    with pytest.raises(ClusterError, match=re.escape(repr(address))) as caught:
+        check_address(address)
+    assert str(caught.value).count("\n") == 0
+
+
+def test_ray_client_is_refused_in_the_configuration() -> None:
+    (problem,) = problems_of({"cluster": {"address": "ray://head:10001"}})
+    assert "ray:// is Ray Client" in problem
+
+
+@pytest.mark.parametrize("home", [None, "/proc/nohome"])
+def test_a_user_id_without_a_home(home: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", home) if home else monkeypatch.delenv("HOME")
+    assert load_config({}).data.cache_dir == f"{tmp_path}/unfreeze-{os.getuid()}"
+    if home is None:
+        with pytest.raises(ConfigError, match=r"data\.path=~/images: this user has no home folder"):
+            load_config({"data": {"name": "folder", "path": "~/images", "source_path": "/source"}})
+
+
+# --- inside a job, and which code runs there --------------------------------------------------------------------------
+
+
+def test_a_folder_that_would_be_gone_with_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    for raw in ({}, {"storage": "here/runs"}):
+        config = load_config(raw)
+        assert config.tracking.uri is None
+        with pytest.raises(StorageError, match=rf"storage={config.storage} is relative, .* give s3://bucket/prefix or"):
+            Ledger(config.storage, "demo")
+    assert list(tmp_path.iterdir()) == []
+    assert Ledger(load_config({"storage": f"{tmp_path}/runs"}).storage, "demo").trials() == []
+
+
+def test_the_package_goes_where_the_workers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before in (None, "/theirs"):
+        environment = {} if before is None else {"PYTHONPATH": before}
+        monkeypatch.setattr(os, "environ", environment.copy())
+        with on_path():
+            assert os.environ["PYTHONPATH"].split(":") == [str(PACKAGE.parent), *([before] if before else [])]
+        assert os.environ == environment
+
+
+def test_what_a_job_brings_goes_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"runtime_env": {"py_modules": ["gcs://_ray_pkg_1.zip"], "working_dir": "gcs://_ray_pkg_2.zip"}}
+    monkeypatch.setattr(os, "environ", {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)})
+    assert travelling() == {"py_modules": [str(PACKAGE), "gcs://_ray_pkg_1.zip"]}
+    assert os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] == "1"
+
+
+# --- MLflow's variables -----------------------------------------------------------------------------------------------
+
+VARIABLES = {"MLFLOW_TRACKING_URI": "http://m:5000", "MLFLOW_EXPERIMENT_NAME": "vits"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "variables", "uri", "experiment"),
+    [
+        ({}, {}, "sqlite:///{here}/mlflow.db", "unfreeze"),
+        ({}, {"MLFLOW_TRACKING_URI": ""}, "sqlite:///{here}/mlflow.db", "unfreeze"),
+        ({}, VARIABLES, "http://m:5000", "vits"),
+        ({}, {"MLFLOW_TRACKING_URI": "sqlite:///m.db"}, "sqlite:///{here}/m.db", "unfreeze"),
+        ({"uri": None}, {"MLFLOW_TRACKING_URI": "http://m:5000"}, None, "unfreeze"),
+        ({"uri": "http://o", "experiment": "o"}, VARIABLES, "http://o", "o"),
+    ],
+)
+def test_tracking_follows_mlflow_s_variables(
+    raw: dict[str, str],
+    variables: dict[str, str],
+    uri: str,
+    experiment: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    tracking = load_config({"tracking": raw}).tracking
+    assert (tracking.uri, tracking.experiment) == (uri and uri.format(here=tmp_path), experiment)
+
+
+def test_a_closed_store_in_a_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///mlruns")
+    with pytest.raises(ConfigError, match=r"^MLFLOW_TRACKING_URI: .* tracking\.uri=… comes before it"):
+        load_config({})

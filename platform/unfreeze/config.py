@@ -139,7 +139,7 @@ class DataConfig:
     path: str | None = option(
         None,
         "folder: the ImageFolder tree; cifar10c, cifar100c: the folder of .npy files; domainnet: the folder of "
-        "domains; torchvision's sets: where to download; all local or s3://; null: ~/.cache/unfreeze/torchvision",
+        "domains; torchvision's sets: where to download; all local or s3://; null: torchvision/ below `cache_dir`",
     )
     train: str | None = option(
         None, "folder: its class folders hold the training images, whatever it is called; null: as found below `path`"
@@ -370,17 +370,30 @@ class ClusterConfig:
     heartbeat_timeout_s: PositiveFloat = option(120.0, "a silent slot's trial goes to another slot after this long")
     start_timeout_s: PositiveFloat = option(600.0, "how long a slot may wait for its workers")
 
+    def __post_init__(self) -> None:
+        if self.address is not None and self.address.startswith("ray://"):
+            raise ValueError(
+                f"address must be host:port of the head's GCS (6379) or auto; ray:// is Ray Client, which cannot run "
+                f"a sweep, but got {self.address!r}"
+            )
+
 
 @dataclass(kw_only=True, slots=True)
 class TrackingConfig:
     """MLflow, which mirrors the ledger."""
 
     __pydantic_config__ = _STRICT
-    uri: str | None = option("sqlite:///mlflow.db", "MLflow tracking server or database; null: off")
-    experiment: str = option("unfreeze", "MLflow's experiment that the sweep's runs go to")
+    uri: str | None = option(
+        "auto", "MLflow tracking server or database; auto: MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db; null: off"
+    )
+    experiment: str = option(
+        "auto", "MLflow's experiment that the sweep's runs go to; auto: MLFLOW_EXPERIMENT_NAME, or else unfreeze"
+    )
 
     def __post_init__(self) -> None:
-        if self.uri is not None and (self.uri.startswith("file:") or "://" not in self.uri):
+        if self.uri in (None, "auto"):
+            return
+        if self.uri.startswith("file:") or "://" not in self.uri:
             raise ValueError(f"MLflow has closed its file store: use sqlite:///… or http://…, but got uri={self.uri!r}")
 
 

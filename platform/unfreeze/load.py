@@ -1,9 +1,12 @@
 """The configuration's door: YAML and command line come in, a checked `Config` goes out; below nobody sees OmegaConf."""
 
+import contextlib
 import difflib
 import functools
 import json
+import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -14,8 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from unfreeze.checks import contradictions
-from unfreeze.config import Config, Mode, RivalScore
+from unfreeze.config import Config, DataConfig, Mode, RivalScore, TrackingConfig
 from unfreeze.errors import ConfigError
+
+_SQLITE = "sqlite:///"
 
 
 def load_config(raw: DictConfig | Mapping[str, Any], found: Sequence[str] = ()) -> Config:
@@ -41,7 +46,7 @@ def load_config(raw: DictConfig | Mapping[str, Any], found: Sequence[str] = ()) 
     if problems:
         listing = "\n".join(f"  {line}" for line in problems)
         raise ConfigError(f"the configuration has problems, nothing was started:\n{listing}")
-    return _absolute(_with_prior(config))
+    return _resolved(_with_prior(config))
 
 
 @functools.cache
@@ -110,20 +115,57 @@ def _with_prior(config: Config) -> Config:
     return config
 
 
-def _absolute(config: Config) -> Config:
-    """Local paths made absolute: Ray's workers and Tune's trials run in other folders than the command."""
-    config.storage = _absolute_path(config.storage)
-    config.data.cache_dir = _absolute_path(config.data.cache_dir)
+def _resolved(config: Config) -> Config:
+    """What the surroundings decide: the tracking server, local paths made absolute.
+
+    Ray's workers and Tune's trials run in other folders than the command.
+    """
+    config.tracking = _tracking(config.tracking)
+    if not inside_job():  # where `open_storage` refuses a relative one
+        config.storage = _absolute_path("storage", config.storage)
+    own = config.data.cache_dir == DataConfig().cache_dir
+    config.data.cache_dir = _usual_cache() if own else _absolute_path("data.cache_dir", config.data.cache_dir)
     places = ("path", "train", "val", "test", "source_path")
-    for section, name in (*((config.data, place) for place in places), (config.model, "weights")):
-        value = getattr(section, name)
+    for section, name in (*(("data", place) for place in places), ("model", "weights")):
+        value = getattr(getattr(config, section), name)
         if value is not None and value != "random":
-            setattr(section, name, _absolute_path(value))
-    scheme = "sqlite:///"
-    if config.tracking.uri is not None and config.tracking.uri.startswith(scheme):
-        config.tracking.uri = scheme + _absolute_path(config.tracking.uri.removeprefix(scheme))
+            setattr(getattr(config, section), name, _absolute_path(f"{section}.{name}", value))
     return config
 
 
-def _absolute_path(location: str) -> str:
-    return location if "://" in location else str(Path(location).expanduser().absolute())
+def inside_job() -> bool:
+    """Whether `ray job submit` has started this process: in a temporary copy of what was submitted."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _tracking(tracking: TrackingConfig) -> TrackingConfig:
+    uri, experiment = tracking.uri, tracking.experiment
+    if experiment == "auto":
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "unfreeze"
+    if uri == "auto":
+        # Inside a job a database in the current folder would be gone with it.
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or (None if inside_job() else f"{_SQLITE}mlflow.db")
+    if uri is not None and uri.startswith(_SQLITE):
+        uri = _SQLITE + _absolute_path("tracking.uri", uri.removeprefix(_SQLITE))
+    try:
+        return TrackingConfig(uri=uri, experiment=experiment)
+    except ValueError as error:
+        raise ConfigError(f"MLFLOW_TRACKING_URI: {error}; tracking.uri=… comes before it, null: off") from error
+
+
+def _usual_cache() -> str:
+    """``~/.cache/unfreeze``; where there is no home that can be written, a folder beside the temporary ones."""
+    usual = DataConfig().cache_dir
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: a user id without a home
+        folder = Path(usual).expanduser().absolute()
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there):
+            return str(folder)
+    return str(Path(tempfile.gettempdir(), f"unfreeze-{os.getuid()}"))
+
+
+def _absolute_path(name: str, location: str) -> str:
+    try:
+        return location if "://" in location else str(Path(location).expanduser().absolute())
+    except RuntimeError as error:
+        raise ConfigError(f"{name}={location}: this user has no home folder; give an absolute path") from error

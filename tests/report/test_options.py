@@ -45,7 +45,7 @@ def test_defaults_are_those_of_the_dataclasses() -> None:
         ("search.baselines", "[all, none]", "list of text"),
         ("search.prior.score", "reference", None),
         ("cluster.num_slots", "auto", "whole number ≥ 1 | auto"),
-        ("tracking.uri", "sqlite:///mlflow.db", "text | null"),
+        ("tracking.uri", "auto", "text | null"),
         ("storage", "./runs", "text"),
         ("dry_run", "false", "true | false"),
     ],

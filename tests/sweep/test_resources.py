@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-import unfreeze
 from unfreeze.config import ClusterConfig
 from unfreeze.errors import ClusterError, ModelError
+from unfreeze.sweep import resources
+from unfreeze.sweep.machine import count_cpus
+from unfreeze.sweep.package import PACKAGE
 from unfreeze.sweep.resources import count_slots, plain_errors, ray_cluster, worker_resources
 
 Cluster = Callable[..., None]
@@ -104,6 +105,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What `ray.init` was called with; an empty dict for `ray.shutdown`."""
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(os, "environ", {name: value for name, value in os.environ.items() if name[:4] != "RAY_"})
+    monkeypatch.setattr(resources, "check_address", lambda address: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **options: made.append(options))
     monkeypatch.setattr(ray, "shutdown", lambda: made.append({}))
     return made
@@ -114,7 +117,7 @@ def test_without_an_address_ray_is_started_here_and_ended(calls: list[dict[str, 
         assert os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "7.0"
     assert len(calls) == 2
     assert calls[0]["address"] == "local"
-    assert calls[0]["num_cpus"] == os.cpu_count()
+    assert calls[0]["num_cpus"] == count_cpus()
     assert "runtime_env" not in calls[0]
     assert calls[1] == {}
 
@@ -131,7 +134,7 @@ def test_an_address_is_joined_and_the_package_travels(
     with ray_cluster(ClusterConfig(address=option)):
         assert len(calls) == 1
     assert calls[0]["address"] == joined
-    assert calls[0]["runtime_env"] == {"py_modules": [str(Path(unfreeze.__file__).parent)]}
+    assert calls[0]["runtime_env"] == {"py_modules": [str(PACKAGE)]}
     assert "num_cpus" not in calls[0]
     assert calls[1] == {}
 

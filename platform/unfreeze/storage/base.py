@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from unfreeze.errors import StorageError
+from unfreeze.load import inside_job
 
 
 class Storage(Protocol):
@@ -37,7 +38,7 @@ def open_storage(location: str) -> Storage:
     """A folder path or ``s3://bucket/prefix`` → its storage.
 
     Raises:
-        StorageError: a scheme nothing here speaks.
+        StorageError: a scheme nothing here speaks, or a folder that would be gone with a Ray job.
     """
     if location.startswith("s3://"):
         from unfreeze.storage.s3 import S3Storage
@@ -45,6 +46,11 @@ def open_storage(location: str) -> Storage:
         return S3Storage(location)
     if "://" in location:
         raise StorageError(f"storage must be a folder or s3://bucket/prefix, but got {location!r}")
+    if inside_job() and not Path(location).is_absolute():
+        raise StorageError(
+            f"storage={location} is relative, and inside a Ray job that is a temporary copy, gone with it: give "
+            f"s3://bucket/prefix or the absolute path of a folder that all nodes share"
+        )
     from unfreeze.storage.folder import FolderStorage
 
     return FolderStorage(Path(location))

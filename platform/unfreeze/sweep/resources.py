@@ -4,27 +4,52 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.tune import TuneError
 
-import unfreeze
 from unfreeze.config import ClusterConfig
 from unfreeze.errors import ClusterError, InfrastructureError, StorageError, UnfreezeError
+from unfreeze.report.streams import say
+from unfreeze.sweep.address import check_address
+from unfreeze.sweep.machine import check_train, count_cpus, provide_token, ray_folder
+from unfreeze.sweep.package import check_workers, on_path, travelling
 
 GOES_ON = "nothing that finished is lost and no trial is blamed: run the same command and it goes on"
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 @contextlib.contextmanager
 def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     """Join the cluster of ``cluster.address`` or RAY_ADDRESS (as `ray job submit` sets it), else start Ray here.
 
+    A Ray that this process has started or joined before, in a notebook say, is used as it is and left running.
+
     Raises:
-        ClusterError: the cluster cannot be reached.
+        ClusterError: the cluster cannot be reached, Ray cannot be started, or its workers run other code.
     """
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    check_train()
+    _set_variables(config)
+    if ray.is_initialized():
+        check_workers()
+        yield
+        return
+    address = config.address
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS") or address or "local"
+    if address == "local":
+        _start()
+    else:
+        _join(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _set_variables(config: ClusterConfig) -> None:
     # Tune writes its own state to a folder we never read: the ledger is the truth…
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -32,29 +57,39 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
     # How long a slot may wait for its workers, which an autoscaler may have to boot first.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(config.start_timeout_s))
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        # Board, trials, controllers and workers are about a dozen processes, most of them asleep; on two cores Ray
-        # takes that for a runaway and says so.
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
-        # One process per slot that waits for a cloud to announce a preemption; none will be here.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        options |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
-    else:
-        # The package travels with the job: workers need the dependencies, not an installed `unfreeze`.
-        package = str(Path(unfreeze.__file__).parent)
-        options |= {"address": address, "runtime_env": {"py_modules": [package]}}
+
+
+def _start() -> None:
+    # Board, trials, controllers and workers are about a dozen processes, most of them asleep; on two cores Ray takes
+    # that for a runaway and says so.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
+    # One process per slot that waits for a cloud to announce a preemption; none will be here.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    provide_token()
+    folder, num_cpus = ray_folder(), count_cpus()
+    if num_cpus == 1:
+        say("one CPU to use here: one slot, one trial at a time")
     try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        with on_path():
+            ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, _temp_dir=folder, **_QUIET)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ClusterError(f"Ray cannot be started here: {_first_line(error)}") from error
+
+
+def _join(address: str) -> None:
+    """The package travels with the job: workers need the dependencies, not an installed `unfreeze`."""
+    check_address(address)
+    try:
+        ray.init(address=address, runtime_env=travelling(), **_QUIET)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
-            f"no Ray cluster answers at {address!r}: {error}; check cluster.address, RAY_ADDRESS and the token "
-            f"(RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH), or leave cluster.address out to start Ray here"
+            f"no Ray cluster answers at {address!r}: {_first_line(error)}; check cluster.address, RAY_ADDRESS and the "
+            f"token (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH), or leave cluster.address out to start Ray here"
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def worker_resources(config: ClusterConfig) -> dict[str, float]:

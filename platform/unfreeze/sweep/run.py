@@ -15,6 +15,8 @@ from unfreeze.cost.model import cost_model
 from unfreeze.errors import InfrastructureError, SweepInterrupted
 from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import DataFacts, Evidence, ModelFacts, PlasticityTable, TrialState, final_result_from_dict
+from unfreeze.report.settings import redact
+from unfreeze.report.streams import say
 from unfreeze.search.grid import GridPlanner
 from unfreeze.search.planner import Planner
 from unfreeze.search.prior import component_means, prior_scores
@@ -48,6 +50,7 @@ def run_sweep(config: Config) -> Evidence:
     """
     ledger = Ledger(config.storage, config.sweep.name)
     check_writable(ledger.storage)
+    say(f"sweep {ledger.sweep}: ledger {ledger.url('')}, MLflow {redact(config.tracking.uri or 'off')}")
     if not ledger.is_claimed(config) or not is_final(config, ledger):
         with ray_cluster(config.cluster):
             num_slots = count_slots(config.cluster, concurrency=config.search.concurrency)

@@ -9,7 +9,16 @@ import numpy as np
 
 from unfreeze.config import DataConfig
 from unfreeze.data.pixels.decode import Squares, decode_sequence
-from unfreeze.data.sets.raw import Images, RawSet, check_labels, downstream_squares, read_array, read_files, tree_of
+from unfreeze.data.sets.raw import (
+    Images,
+    RawSet,
+    cache_dir,
+    check_labels,
+    downstream_squares,
+    read_array,
+    read_files,
+    tree_of,
+)
 from unfreeze.errors import DataError
 
 _Part = Mapping[str, Any]
@@ -92,7 +101,7 @@ def _undecoded(config: DataConfig, row: _Row, root: Path, part: _Part) -> list[t
 def _root(config: DataConfig) -> Path:
     if config.path is not None and config.path.startswith("s3://"):
         return tree_of(config, config.path)
-    return Path(config.path or "~/.cache/unfreeze/torchvision").expanduser()
+    return Path(config.path).expanduser() if config.path else cache_dir(config) / "torchvision"
 
 
 def _open(config: DataConfig, row: _Row, root: Path, part: _Part) -> Any:
