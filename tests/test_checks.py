@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -38,3 +39,52 @@ def test_a_batch_holds_whole_groups(batch_size: int, cross: int, sound: bool) ->
         (line,) = problems_of(raw)
         expected = f"plasticity.batch_size must be a multiple of plasticity.cross, but got {batch_size} and {cross}"
         assert line.strip() == expected
+
+
+UNREAD = {
+    "data.path": ({"data": {"path": "/birds"}}, r"did you mean data=folder\?"),
+    "data.train": ({"data": {"train": "/birds"}}, r"did you mean data=folder\?"),
+    "data.test": (
+        {"data": {"name": "cifar10", "source_path": "s", "test": "/birds"}},
+        "data=cifar10 has parts of its own",
+    ),
+    "data.severity": ({"data": {"severity": 3}}, "set data.corruption"),
+    "data.val_share": (
+        {"data": {"name": "folder", "path": "p", "source_path": "s", "val": "/v", "val_share": 0.3}},
+        "data.val holds the validation images",
+    ),
+    "data.subset": ({"data": {"subset": "balanced"}}, "set data.max_train_images or"),
+    "data.max_decoded_gib": ({"data": {"loading": "memory", "max_decoded_gib": 1.0}}, "data.loading=memory decides"),
+    "data.num_workers": ({"data": {"loading": "memory", "num_workers": 7}}, "held in memory"),
+    "plasticity.relative_error": ({"plasticity": {"stop_early": False, "relative_error": 0.1}}, "stop_early=true"),
+    "plasticity.score_images": ({"plasticity": {"score_images": 10}}, "list some in plasticity.scores"),
+    "finetune.momentum": ({"finetune": {"optimizer": "adamw", "momentum": 0.5}}, "adamw has betas"),
+    "finetune.epochs": ({"finetune": {"steps": 5, "epochs": 3.0}}, "finetune.steps=5 decides"),
+    "finetune.warmup_share": ({"finetune": {"steps": 5, "warmup_steps": 2, "warmup_share": 0.5}}, "warmup_steps=2"),
+    "finetune.lora_alpha": ({"finetune": {"lora_alpha": 8.0}}, "no selection has adapters"),
+    "search.grace_reports": ({"search": {"grace_reports": 1}}, "search.early_stopping=true"),
+}
+
+
+@pytest.mark.parametrize("option", UNREAD)
+def test_an_option_that_nothing_reads_is_named_with_the_cure(option: str) -> None:
+    raw, cure = UNREAD[option]
+    (line,) = problems_of(raw)
+    assert line.strip().startswith(f"{option}=")
+    assert "is read by nothing" in line
+    assert re.search(cure, line)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"data": {"name": "folder", "train": "/birds", "source_path": "s"}},
+        {"data": {"severity": 3, "corruption": "fog"}},
+        {"data": {"subset": "balanced", "max_val_images": 50}},
+        {"plasticity": {"score_images": 10}, "search": {"prior": {"score": "fisher"}}},
+        {"finetune": {"lora_alpha": 8.0}, "trial": {"selection": "mha:lora(4)"}},
+        {"search": {"grace_reports": 1, "early_stopping": True}},
+    ],
+)
+def test_an_option_that_is_read_may_be_set(raw: dict[str, Any]) -> None:
+    load_config(raw)

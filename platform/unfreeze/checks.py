@@ -1,9 +1,11 @@
 """Options that are each right and contradict each other, within a section or between two."""
 
 from collections.abc import Iterator
+from typing import get_args
 
-from unfreeze.config import Config, DataConfig, FinetuneConfig, SearchConfig
+from unfreeze.config import Config, DataConfig, FinetuneConfig, RivalScore, SearchConfig
 
+_DEFAULT = Config()
 Contradiction = tuple[tuple[str, ...], str]  # the sections it involves, and what to mend
 
 
@@ -21,6 +23,7 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
             f"plasticity.batch_size must be a multiple of plasticity.cross, but got {config.plasticity.batch_size} and "
             f"{config.plasticity.cross}",
         )
+    yield from _unread(config)
     yield from _data_contradictions(config.data)
     yield from _finetune_contradictions(config.finetune)
     yield from _lora_contradictions(config)
@@ -51,6 +54,55 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
             f"data.source_path must name a tree of source-domain images for data={config.data.name}, which the "
             f"pre-pass pairs with the downstream ones, but got null",
         )
+
+
+def _unread(config: Config) -> Iterator[Contradiction]:
+    """Options that are set and that nothing reads, as the others are."""
+    data, plasticity, finetune, search = config.data, config.plasticity, config.finetune, config.search
+    own_score = not plasticity.scores and search.prior.score not in get_args(RivalScore)
+    selections = (*search.baselines, *search.selections, config.trial.selection)
+    unread = {
+        "data.path": (data.name == "digits", "data=digits is embedded; did you mean data=folder?"),
+        "data.train": (data.name != "folder", f"data={data.name} has parts of its own; did you mean data=folder?"),
+        "data.val": (data.name != "folder", f"data={data.name} has parts of its own; did you mean data=folder?"),
+        "data.test": (data.name != "folder", f"data={data.name} has parts of its own; did you mean data=folder?"),
+        "data.severity": (data.corruption is None, "there is no corruption; set data.corruption"),
+        "data.val_share": (data.val is not None, "data.val holds the validation images; leave one of them out"),
+        "data.test_share": (data.test is not None, "data.test holds the test images; leave one of them out"),
+        "data.subset": (
+            data.max_train_images is None and data.max_val_images is None,
+            "all images are taken; set data.max_train_images or data.max_val_images",
+        ),
+        "data.max_decoded_gib": (data.loading != "auto", f"data.loading={data.loading} decides; set it to auto"),
+        "data.num_workers": (data.loading == "memory", "images are held in memory; set data.loading to auto or stream"),
+        "plasticity.min_observations": (
+            not plasticity.stop_early,
+            "nothing stops early; set plasticity.stop_early=true",
+        ),
+        "plasticity.relative_error": (not plasticity.stop_early, "nothing stops early; set plasticity.stop_early=true"),
+        "plasticity.score_images": (own_score, "no rival score is computed; list some in plasticity.scores"),
+        "finetune.momentum": (finetune.optimizer == "adamw", "adamw has betas instead; set finetune.optimizer=sgd"),
+        "finetune.epochs": (
+            finetune.steps is not None,
+            f"finetune.steps={finetune.steps} decides; set that to null, or leave finetune.epochs out",
+        ),
+        "finetune.warmup_share": (
+            finetune.warmup_steps is not None,
+            f"finetune.warmup_steps={finetune.warmup_steps} decides; set that to null, or leave the share out",
+        ),
+        "finetune.lora_alpha": (
+            not any(":lora(" in text for text in selections),
+            "no selection has adapters, such as mha:lora(8)",
+        ),
+        "search.reduction_factor": (not search.early_stopping, "no trial is stopped; set search.early_stopping=true"),
+        "search.grace_reports": (not search.early_stopping, "no trial is stopped; set search.early_stopping=true"),
+    }
+    for option, (is_unread, cure) in unread.items():
+        section, _, name = option.partition(".")
+        value = getattr(getattr(config, section), name)
+        if is_unread and value != getattr(getattr(_DEFAULT, section), name):
+            others = ("search", "trial") if name in ("score_images", "lora_alpha") else ()
+            yield (section, *others), f"{option}={value} is read by nothing: {cure}"
 
 
 def _data_contradictions(data: DataConfig) -> Iterator[Contradiction]:

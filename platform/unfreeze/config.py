@@ -155,8 +155,12 @@ class DataConfig:
     val_share: OpenShare = option(0.2, "of the training pool, per class; unused where val/ exists")
     test_share: OpenShare = option(0.2, "per class; only for a tree without test/")
     split_seed: NonNegativeInt = option(0, "the split is the same for every trial and every sweep seed")
-    max_train_images: Count | None = option(None, "stratified subset; null: all")
-    max_val_images: Count | None = option(None, "stratified subset; null: all")
+    max_train_images: Count | None = option(None, "a subset, chosen as `subset` says; null: all")
+    max_val_images: Count | None = option(None, "a subset, chosen as `subset` says; null: all")
+    subset: Literal["proportional", "balanced"] = option(
+        "proportional",
+        "of `max_train_images` and `max_val_images`: each class its share, one image at least; or all equally large",
+    )
     augment: Literal["none", "crop_flip"] = option(
         "none", "of training images; crop_flip: random resized crop and horizontal flip"
     )
@@ -446,6 +450,18 @@ class Config:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
     dry_run: bool = option(False, "print what would run and what it would cost, start nothing")
+
+
+# What may differ between two runs of one sweep, since it changes no number: where it runs and who watches,
+FREE_SECTIONS = ("cluster", "storage", "tracking", "trial", "probe", "paper", "dry_run")
+# how work is cut and what is kept of it, the same runs chosen from differently or begun again.
+FREE_OPTIONS = {
+    "sweep": ("checkpoint_gib", "retry_failed"),
+    "data": ("cache_dir", "cache_gib", "num_workers"),
+    "plasticity": ("num_actors",),
+    "finetune": ("micro_batch_size", "eval_batch_size", "prefix_cache_gib"),
+    "search": ("select_on",),
+}
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -32,7 +32,6 @@ OPTIONS = (
     "plasticity.num_pairs=32",
     "plasticity.batch_size=16",
     "finetune.steps=20",
-    "finetune.epochs=3.2",  # 20 steps of 16 on 100 images as well
     "finetune.warmup_steps=2",
     "finetune.batch_size=16",
     "finetune.micro_batch_size=8",

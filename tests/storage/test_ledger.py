@@ -89,6 +89,33 @@ def test_the_node_local_cache_is_free(ledger: Ledger) -> None:
     assert ledger.is_claimed(config_with(data={"cache_dir": "/home/b/.cache/unfreeze"}))
 
 
+@pytest.mark.parametrize(
+    "free",
+    [
+        {"finetune": {"micro_batch_size": 8}},
+        {"finetune": {"eval_batch_size": 16}},
+        {"finetune": {"prefix_cache_gib": 2.0}},
+        {"plasticity": {"num_actors": 2}},
+        {"sweep": {"checkpoint_gib": 1.0}},
+        {"data": {"num_workers": 7}},
+        {"data": {"cache_gib": 7.0}},
+    ],
+)
+def test_what_changes_no_number_is_free(ledger: Ledger, free: dict[str, Any]) -> None:
+    ledger.claim(config_with())
+    assert ledger.is_claimed(config_with(**free))
+
+
+def test_what_decides_the_budget_is_not_free(ledger: Ledger) -> None:
+    ledger.claim(config_with(search={"max_memory_gib": 4.0}))
+    with pytest.raises(SweepMismatchError, match=r"finetune\.micro_batch_size"):
+        ledger.is_claimed(config_with(search={"max_memory_gib": 4.0}, finetune={"micro_batch_size": 8}))
+    front = Ledger(ledger.location, "front")
+    front.claim(config_with(search={"objective": "pareto"}))
+    with pytest.raises(SweepMismatchError, match=r"finetune\.prefix_cache_gib"):
+        front.is_claimed(config_with(search={"objective": "pareto"}, finetune={"prefix_cache_gib": 2.0}))
+
+
 def test_the_same_runs_may_be_chosen_from_differently(ledger: Ledger) -> None:
     """A grid costs hundreds of GPU-hours; reproducing the published choice from it costs an evaluation."""
     grid = {"space": "grid", "selections": ["mha"], "learning_rates": [0.1], "seeds": [0]}

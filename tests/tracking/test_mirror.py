@@ -178,11 +178,17 @@ class TestTwice:
         changed = Config()
         changed.cluster.num_slots, changed.tracking.experiment, changed.trial.selection = 3, "other", "mha"
         changed.probe.pool, changed.paper.root, changed.search.select_on = "mean", "/data", "test"
+        changed.finetune.micro_batch_size, changed.data.num_workers = 8, 7
         ledger.claim(changed)
         ledger.write_json("environment.json", {"python": "3.12"})
         MlflowMirror(config, ledger).sync()
         _, runs = runs_by_key(config)
         assert runs["sweep"].data.tags["environment.python"] == "3.12"
+        assert runs["sweep"].data.tags["finetune.micro_batch_size"] == "8"
+        for key in ("sweep", "trial-00003"):
+            assert "finetune.micro_batch_size" in runs[key].data.tags
+            assert "finetune.micro_batch_size" not in runs[key].data.params
+            assert "finetune.batch_size" in runs[key].data.params
 
     def test_one_model_version_per_digest(self, config, ledger, evidence):
         for _ in range(2):

@@ -42,12 +42,12 @@ SCRATCH = Path(__file__).resolve().parents[3] / ".scratch" / "tables"
 
 # `demo`'s data and training, and rates from its low to its high.
 _DIGITS: dict[str, Any] = {
-    "data": {"max_train_images": 200, "val_share": 0.35, "max_val_images": 500},
+    "data": {"max_train_images": 200, "val_share": 0.35, "max_val_images": 500, "subset": "balanced"},
     "finetune": {"epochs": 10.0, "batch_size": 32},
 }
 _REAL: dict[str, Any] = {
     "model": {"name": "deit_tiny_patch16_224", "image_size": 112},
-    "data": {"name": "folder", "max_train_images": 240, "augment": "none"},
+    "data": {"name": "folder", "max_train_images": 240, "subset": "balanced", "augment": "none"},
     "finetune": {"epochs": 4.0, "batch_size": 16, "num_reports": 5, "prefix_cache_gib": 4.0},
 }
 SETTINGS = {"digits": _DIGITS, "flowers12": _REAL, "cifar10-jpeg": _REAL}

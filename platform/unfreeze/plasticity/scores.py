@@ -61,7 +61,7 @@ def rival_scores(
         DataError: a class without images.
     """
     num_images = max(num_images, len(set(images.labels.tolist())))
-    chosen = stratified_subset(images.labels, num_images, seed=seed, purpose="plasticity.score_images")
+    chosen = stratified_subset(images.labels, num_images, seed=seed, purpose="plasticity.score_images", balanced=True)
     subset = Part(images.array, images.indices[chosen])
     with _prepared(module, classifier, seed=seed):
         probe = Probe(module, spec, subset, batch_size=batch_size, seed=seed, device=device)

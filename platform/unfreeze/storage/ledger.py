@@ -4,15 +4,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from unfreeze.config import Config, changed_keys, config_to_dict
+from unfreeze.config import FREE_OPTIONS, FREE_SECTIONS, Config, changed_keys, config_to_dict
 from unfreeze.errors import StorageError, SweepMismatchError
 from unfreeze.records import TestResult, TrialRecord, TrialState, to_dict, trial_record_from_dict
 from unfreeze.storage.base import Storage, open_storage
 
-# What may differ between two runs of one sweep: where it runs and who watches, never what it computes.
-_FREE_SECTIONS = ("cluster", "tracking", "trial", "probe", "paper", "dry_run")
-# Besides the node-local cache: the same runs, chosen from differently or begun again.
-_FREE_OPTIONS = {"data": ("cache_dir",), "search": ("select_on",), "sweep": ("retry_failed",)}
 # Until November 2026 what Ray Tune had lost was recorded as the trial's failure.
 _LOST_BY_TUNE = "Tune lost the trial; see Ray's logs"
 
@@ -129,9 +125,12 @@ class Ledger:
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key not in _FREE_SECTIONS and key != "storage"}
-    for section, free in _FREE_OPTIONS.items():
+    kept = {key: value for key, value in config.items() if key not in FREE_SECTIONS}
+    for section, free in FREE_OPTIONS.items():
         kept[section] = {key: value for key, value in config[section].items() if key not in free}
     if config["search"].get("max_memory_gib") is not None:  # what fits depends on what a worker is
         kept["cluster"] = {key: config["cluster"][key] for key in ("workers_per_trial", "gpus_per_worker")}
+        kept["finetune"] = config["finetune"]
+    elif config["search"].get("max_flops_share", 1.0) < 1 or config["search"].get("objective") == "pareto":
+        kept["finetune"]["prefix_cache_gib"] = config["finetune"]["prefix_cache_gib"]  # what is cached costs no FLOPs
     return kept

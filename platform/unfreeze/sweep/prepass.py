@@ -3,14 +3,13 @@
 Ray, a second to import, is not needed to recall: so it is imported where an actor is.
 """
 
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 from unfreeze.config import Config
 from unfreeze.errors import ClusterError, SweepMismatchError
 from unfreeze.plasticity.cache import PlasticityCache
 from unfreeze.records import DataFacts, ModelFacts, PlasticityTable, plasticity_table_from_dict, to_dict
+from unfreeze.report.streams import say
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.preflight import check_inputs
 
@@ -27,19 +26,14 @@ def pre_pass(config: Config, ledger: Ledger) -> tuple[ModelFacts, DataFacts, Pla
     own = None if stored is None else plasticity_table_from_dict(stored)
     model, data, table = cache.find_unseen() or _measure(config, cache, own)
     table = own or table
-    say(data.notes)
+    for note in data.notes:
+        say(note)
     facts = {"model": to_dict(model), "data": to_dict(data)}
     if resumed:
         _check_unchanged(ledger, facts)
     ledger.write_json("facts.json", facts)
     ledger.write_json("plasticity.json", to_dict(table))
     return model, data, table
-
-
-def say(notes: Sequence[str]) -> None:
-    """How the data were understood, where people see it."""
-    for note in notes:
-        print(note, file=sys.stderr, flush=True)
 
 
 def measure_once(config: Config) -> PlasticityTable:
@@ -52,7 +46,8 @@ def measure_once(config: Config) -> PlasticityTable:
         check_inputs(config, selections=[])
         with ray_cluster(config.cluster):
             found = _measure(config, cache, None)
-    say(found[1].notes)
+    for note in found[1].notes:
+        say(note)
     return found[2]
 
 

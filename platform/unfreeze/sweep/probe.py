@@ -10,8 +10,8 @@ from unfreeze.data.sets.remarks import look_over
 from unfreeze.models.build import build_base, input_size
 from unfreeze.probe.features import collect_features, find_sites
 from unfreeze.probe.linear import ProbeTable, probe
+from unfreeze.report.streams import say
 from unfreeze.sweep.preflight import check_inputs
-from unfreeze.sweep.prepass import say
 
 
 def probe_once(config: Config) -> ProbeTable:
@@ -22,7 +22,8 @@ def probe_once(config: Config) -> ProbeTable:
     """
     check_inputs(config, selections=[], writes=False)
     data = load_train_val(config.data, image_size=input_size(config.model))
-    say(look_over(config.data, data))
+    for note in look_over(config.data, data):
+        say(note)
     base = build_base(config, num_classes=len(data.classes))
     sites = find_sites(config.probe.at, num_blocks=base.facts.num_blocks)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,8 +17,8 @@ from unfreeze.finetune.prefix import open_cache
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_base, input_size
 from unfreeze.records import TrialReport, TrialSpec
+from unfreeze.report.streams import say
 from unfreeze.sweep.preflight import check_inputs
-from unfreeze.sweep.prepass import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ def open_trial(config: Config) -> SingleTrial:
         raise ConfigError("finetune.shard=true spreads a model over workers; a single run has one, so set it to false")
     check_inputs(config, selections=[config.trial.selection], writes=False)
     data = load_train_val(config.data, image_size=input_size(config.model))
-    say(look_over(config.data, data))
+    for note in look_over(config.data, data):
+        say(note)
     base = build_base(config, num_classes=len(data.classes))
     check_lora(parse_selection(config.trial.selection, num_blocks=base.facts.num_blocks), width=base.facts.width)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

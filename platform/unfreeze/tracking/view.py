@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unfreeze.config import FREE_OPTIONS, FREE_SECTIONS
 from unfreeze.records import (
     Correlation,
     Evidence,
@@ -29,9 +30,8 @@ _STATUS = {
     TrialState.DIVERGED: "FAILED",
     TrialState.FAILED: "FAILED",
 }
-# What may change when a sweep is resumed is no parameter: MLflow refuses a second value.
-_NOT_PARAMS = ("cluster", "storage", "tracking", "trial", "probe", "paper", "dry_run")
-_NOT_PARAM_OPTIONS = ("data.cache_dir", "search.select_on", "sweep.retry_failed")
+# What may change when a sweep is resumed is a tag and no parameter, of which MLflow refuses a second value.
+_FREE = {f"{section}.{option}" for section, options in FREE_OPTIONS.items() for option in options}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,15 @@ def write_sweep(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> None:
     digest = _digest({"config": settings.config, "environment": settings.environment})
     if tree.is_written(SWEEP, digest):
         return
-    fixed = {key: value for key, value in settings.config.items() if key.partition(".")[0] not in _NOT_PARAMS}
-    params = {key: value for key, value in fixed.items() if key not in _NOT_PARAM_OPTIONS}
-    tree.write(SWEEP, params=params, tags=settings.environment, digest=digest)
+    fixed = {key: value for key, value in settings.config.items() if key.partition(".")[0] not in FREE_SECTIONS}
+    params, tags = _apart(fixed)
+    tree.write(SWEEP, params=params, tags=tags | settings.environment, digest=digest)
+
+
+def _apart(settings: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """What is fixed for the sweep, and what may change when it is resumed."""
+    fixed, free = ({key: text for key, text in settings.items() if (key in _FREE) is kind} for kind in (False, True))
+    return fixed, free
 
 
 def write_prepass(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> None:
@@ -92,8 +98,10 @@ def write_trial(tree: RunTree, record: TrialRecord, settings: SweepSettings) -> 
         "model": settings.config["model.name"],
         "data": settings.config["data.name"],
     }
-    params |= {name: value for name, value in settings.config.items() if name.startswith("finetune.")}
+    own, free = _apart({name: value for name, value in settings.config.items() if name.startswith("finetune.")})
+    params |= own
     tags = {
+        **free,
         "unfreeze.trial": key,
         "unfreeze.state": record.state.value,
         "unfreeze.slot": record.slot,

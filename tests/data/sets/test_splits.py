@@ -57,11 +57,11 @@ def test_classes_with_too_few_images_are_named() -> None:
 
 @settings(deadline=None, database=None)
 @given(SIZES, st.data())
-def test_subsets_are_nested_and_even(sizes: list[int], data: st.DataObject) -> None:
+def test_balanced_subsets_are_nested_and_even(sizes: list[int], data: st.DataObject) -> None:
     labels = shuffled_labels(sizes)
     larger = data.draw(st.integers(len(sizes), len(labels)))
     smaller = data.draw(st.integers(len(sizes), larger))
-    few, many = (stratified_subset(labels, n, seed=3, purpose="train images") for n in (smaller, larger))
+    few, many = (stratified_subset(labels, n, seed=3, purpose="train images", balanced=True) for n in (smaller, larger))
     assert (len(few), len(many)) == (smaller, larger)
     assert set(few) <= set(many)
     assert (np.diff(many) > 0).all()
@@ -71,20 +71,49 @@ def test_subsets_are_nested_and_even(sizes: list[int], data: st.DataObject) -> N
     assert all(count >= counts.max() - 1 or count == size for count, size in zip(counts, sizes, strict=True))
 
 
+@settings(deadline=None, database=None)
+@given(SIZES, st.data())
+def test_proportional_subsets_are_nested_and_keep_the_shares(sizes: list[int], data: st.DataObject) -> None:
+    labels = shuffled_labels(sizes)
+    larger = data.draw(st.integers(len(sizes), len(labels)))
+    smaller = data.draw(st.integers(len(sizes), larger))
+    few, many = (
+        stratified_subset(labels, n, seed=3, purpose="train images", balanced=False) for n in (smaller, larger)
+    )
+    assert (len(few), len(many)) == (smaller, larger)
+    assert set(few) <= set(many)
+    counts = np.bincount(labels[few], minlength=len(sizes))
+    assert counts.min() >= 1
+    # What a class has beyond its one image is the same share of every class, to one image.
+    shares = [((count - 1) / size, (count + 1) / size) for count, size in zip(counts, sizes, strict=True)]
+    assert max(low for low, _ in shares) <= min(high for _, high in shares) + 1e-9
+
+
+def test_uneven_classes_stay_uneven_unless_asked() -> None:
+    labels = shuffled_labels([900, 90, 10])
+    counts = [
+        np.bincount(labels[stratified_subset(labels, 100, seed=0, purpose="x", balanced=balanced)]).tolist()
+        for balanced in (False, True)
+    ]
+    assert counts == [[90, 9, 1], [45, 45, 10]]
+
+
 @pytest.mark.parametrize("limit", [None, 9, 10])
 def test_no_limit_or_a_generous_one_takes_all(limit: int | None) -> None:
-    assert stratified_subset(shuffled_labels([4, 5]), limit, seed=0, purpose="x").tolist() == list(range(9))
+    assert stratified_subset(shuffled_labels([4, 5]), limit, seed=0, purpose="x", balanced=True).tolist() == list(
+        range(9)
+    )
 
 
 def test_subsets_differ_by_seed() -> None:
     labels = shuffled_labels([50, 50])
-    chosen = [stratified_subset(labels, 20, seed=seed, purpose="x").tolist() for seed in (0, 0, 1)]
+    chosen = [stratified_subset(labels, 20, seed=seed, purpose="x", balanced=True).tolist() for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
 
 
 def test_a_limit_below_the_number_of_classes_is_refused() -> None:
     with pytest.raises(DataError, match="val images: 2 images cannot hold one of each of 3 classes"):
-        stratified_subset(shuffled_labels([4, 5, 6]), 2, seed=0, purpose="val images")
+        stratified_subset(shuffled_labels([4, 5, 6]), 2, seed=0, purpose="val images", balanced=True)
 
 
 @pytest.mark.parametrize("num_images", [10, 101, 10_000])

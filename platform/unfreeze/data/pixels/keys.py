@@ -31,7 +31,14 @@ _IMAGES = (
         "data.severity",
         "data.source_path",
     ),
-    *("data.val_share", "data.test_share", "data.split_seed", "data.max_train_images", "data.max_val_images"),
+    *(
+        "data.val_share",
+        "data.test_share",
+        "data.split_seed",
+        "data.max_train_images",
+        "data.max_val_images",
+        "data.subset",
+    ),
     *("data.crop_share", "data.loading", "data.max_decoded_gib", "data.max_bad_share", "data.max_duplicate_share"),
 )
 _WEIGHTS = ("model.weights",)  # the digest of the model's parameters has
@@ -56,7 +63,7 @@ IRRELEVANT: dict[Kind, frozenset[str]] = {
             ),  # the files' own root is in the key
             # All of `Squares` is in the key, and so how these are applied.
             *("data.crop_share", "data.interpolation", "data.exif", "data.split_seed"),
-            *("data.val_share", "data.test_share", "data.max_train_images", "data.max_val_images"),
+            *("data.val_share", "data.test_share", "data.max_train_images", "data.max_val_images", "data.subset"),
             *("data.loading", "data.max_decoded_gib", "data.max_bad_share", "data.max_duplicate_share"),
         )
     ),

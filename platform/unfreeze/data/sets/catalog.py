@@ -61,9 +61,13 @@ def load_train_val(config: DataConfig, *, image_size: int) -> Dataset:
         val_array = raw.pool
     else:
         train, val_array, val_indices = rest, raw.val, np.arange(len(raw.val))
-    seed = config.split_seed
-    train = train[stratified_subset(raw.pool.labels[train], config.max_train_images, seed=seed, purpose="train images")]
-    chosen = stratified_subset(val_array.labels[val_indices], config.max_val_images, seed=seed, purpose="val images")
+
+    def limit(labels: np.ndarray, most: int | None, purpose: str) -> np.ndarray:
+        balanced = config.subset == "balanced"
+        return stratified_subset(labels, most, seed=config.split_seed, purpose=purpose, balanced=balanced)
+
+    train = train[limit(raw.pool.labels[train], config.max_train_images, "train images")]
+    chosen = limit(val_array.labels[val_indices], config.max_val_images, "val images")
     parts = {"training": Part(raw.pool, train), "validation": Part(val_array, val_indices[chosen])}
     for purpose, part in parts.items():
         absent = set(range(len(raw.classes))) - set(part.labels.tolist())

@@ -33,8 +33,12 @@ def stratified_split(
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
 
 
-def stratified_subset(labels: np.ndarray, num_images: int | None, *, seed: int, purpose: str) -> np.ndarray:
-    """Sorted indices of at most ``num_images`` images, classes as even as their sizes allow; None: all.
+def stratified_subset(
+    labels: np.ndarray, num_images: int | None, *, seed: int, purpose: str, balanced: bool
+) -> np.ndarray:
+    """Sorted indices of at most ``num_images`` images; None: all.
+
+    Each class has its share of them, to one image, and one at least; ``balanced``: as many as any other, or all it has.
 
     Nested: the subset of 200 contains the subset of 100 (each class gives its images in one fixed order).
 
@@ -49,9 +53,11 @@ def stratified_subset(labels: np.ndarray, num_images: int | None, *, seed: int, 
             f"{purpose}: {num_images} images cannot hold one of each of {len(present)} classes; raise the limit"
         )
     queues = {label: _rng(seed, purpose, int(label)).permutation(np.flatnonzero(labels == label)) for label in present}
-    # Round-robin over the classes: the k-th image of every class before the k+1-th of any.
+    # The k-th image of a class comes when k of its kind are due: with every round, or where it stands among its own.
     ranked = sorted(
-        (rank, int(label), int(index)) for label, queue in queues.items() for rank, index in enumerate(queue)
+        (rank if balanced or not rank else (rank + 0.5) / len(queue), int(label), int(index))
+        for label, queue in queues.items()
+        for rank, index in enumerate(queue)
     )
     return np.sort(np.array([index for _, _, index in ranked[:num_images]]))
 
