@@ -35,7 +35,6 @@ from unfreeze.records import COMPONENTS, PlasticityTable
 from unfreeze.report.plasticity import terminal_plasticity
 from unfreeze.report.plasticity_figures import plot_by_block
 from unfreeze.report.streams import watch
-from unfreeze.report.terminal import with_interval
 from unfreeze.seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Plasticity:
     def _repr_html_(self) -> str:
         """As a notebook shows it: the means over blocks, with their intervals."""
         means = self.to_pandas().query("block.isna()")
-        texts = means.apply(lambda row: with_interval(row["mean"], row["low"], row["high"]), axis="columns")
+        texts = means.apply("{0[mean]:.3f} [{0[low]:.3f}, {0[high]:.3f}]".format, axis="columns")
         wide = means.assign(text=texts).pivot(index="component", columns="mode", values="text")
         return wide.reindex(COMPONENTS).reindex(columns=self.table.modes).rename_axis(columns="plasticity").to_html()
 

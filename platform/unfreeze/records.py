@@ -226,29 +226,45 @@ class Contender:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Worth:
+    """Accuracy for one standard deviation more of a score, at the median selection's accuracy, of a component trained
+    whole, its size held fixed."""
+
+    mean: float  # posterior
+    low: float  # 95 % interval by exchange of the components' labels; infinite where nothing is excluded
+    high: float
+    positive: float  # posterior probability that it is above 0
+    p: float  # share of the exchanges that do as well
+    bayes_factor: float  # of the score against none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreWorth:
-    """What the model of the evidence says a score is worth: accuracy for one standard deviation more of it."""
+    """What the trials say of a score's worth, or why that has no number."""
 
     score: str  # a mode of plasticity, or a rival
-    mean: float  # near the best accuracy, of a component trained whole, its size held fixed
-    low: float  # 95 % interval
-    high: float
+    num_trials: int  # that it rests on
+    worth: Worth | None = None
+    trouble: str = ""  # why there is no number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Correlation:
-    """Rank correlation of plasticity with validation accuracy. Statistics are None where n is too small for them."""
+    """Rank correlation of plasticity with validation accuracy: a description, which claims nothing.
+
+    Statistics are None where n is too small for them. There is no interval: the points share five components, and no
+    interval over so few is honest.
+    """
 
     name: str  # "components", "selections", "selections_size_partialled", "within_mha", …
     mode: str  # plasticity mode
     held_fixed: str  # what was held fixed or partialled out, in words
+    exchanged: str  # whose labels p exchanges: "components" or "blocks"
     n: int
     spearman: float | None
-    spearman_low: float | None  # 95 % interval
-    spearman_high: float | None
+    spearman_p: float | None  # share of the exchanges whose coefficient is no smaller in magnitude
     kendall: float | None
-    kendall_low: float | None
-    kendall_high: float | None
+    kendall_p: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -313,7 +329,7 @@ class Evidence:
     final: FinalResult | None  # None before `finalize`
     choices: tuple[Recommendation, ...] = ()  # each selection at its chosen learning rate, best first
     contenders: tuple[Contender, ...] = ()  # most promising first; empty where the model did not search
-    worths: tuple[ScoreWorth, ...] = ()  # of each mode and rival score; empty where the model did not search
+    worths: tuple[ScoreWorth, ...] = ()  # of each mode and rival score
     num_tested: int = 0  # trials that search.select_on=test evaluated on the test images, now or in an earlier run
 
 

@@ -1,4 +1,4 @@
-"""Coefficients against SciPy and against other formulas for the partial ones; intervals against published numbers."""
+"""Coefficients against SciPy and against other formulas for the partial ones; what counts as a point."""
 
 import math
 import random
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unfreeze.evidence.correlate import correlate, kendall_interval, score_selections, spearman_interval, verdict
-from unfreeze.records import COMPONENTS, Correlation, PlasticityRow, PlasticityTable, TrialState
+from unfreeze.evidence.correlate import agreement, correlate, describe, score_selections
+from unfreeze.records import COMPONENTS, PlasticityRow, PlasticityTable, TrialState
 
 
 def by_name(correlations, mode="reference"):
@@ -69,39 +69,6 @@ class TestAgainstScipy:
         return x, y, z
 
 
-class TestIntervals:
-    def test_published_spearman(self):
-        # The worked example of Bonett's R package `statpsych`, ci.spear; its r is 0.8699639 over 15 pairs.
-        y = [21, 4, 9, 12, 35, 18, 10, 22, 24, 1, 6, 8, 13, 16, 19]
-        x = [67, 28, 30, 28, 52, 40, 25, 37, 44, 10, 14, 20, 28, 40, 51]
-        low, high = spearman_interval(stats.spearmanr(x, y).statistic, 15)
-        assert (low, high) == (pytest.approx(0.5840951), pytest.approx(0.9638297))
-
-    def test_kendall_formula(self):
-        low, high = kendall_interval(0.4, 20)
-        assert low == pytest.approx(math.tanh(math.atanh(0.4) - 1.959964 * math.sqrt(0.437 / 16)), abs=1e-6)
-        assert high == pytest.approx(math.tanh(math.atanh(0.4) + 1.959964 * math.sqrt(0.437 / 16)), abs=1e-6)
-
-    def test_too_few(self):
-        assert spearman_interval(0.5, 3) == (None, None)
-        assert kendall_interval(0.5, 4) == (None, None)
-        assert spearman_interval(None, 30) == (None, None)
-
-    @pytest.mark.parametrize("interval", [spearman_interval, kendall_interval])
-    def test_perfect_order_of_five_is_no_proof(self, interval):
-        low, high = interval(1.0, 5)
-        assert low < 0
-        assert high == 1
-        assert interval(-1.0, 5) == (-1, pytest.approx(-low))
-        assert interval(1.0, 30)[0] > 0.8
-
-    def test_partial_loses_one(self, build_trial, evidence, model):
-        trials = random_trials(build_trial)
-        found = by_name(correlate(evidence.plasticity, trials, model))["selections_size_partialled"]
-        assert (found.spearman_low, found.spearman_high) == spearman_interval(found.spearman, found.n - 1)
-        assert (found.kendall_low, found.kendall_high) == kendall_interval(found.kendall, found.n - 1)
-
-
 class TestWhatCounts:
     def test_components_at_their_own_best_rate(self, build_trial, evidence, model):
         trials = [
@@ -136,7 +103,7 @@ class TestWhatCounts:
     def test_constant_accuracy(self, build_trial, evidence, model):
         trials = [build_trial(i, name, 1.0) for i, name in enumerate(COMPONENTS)]
         found = by_name(correlate(evidence.plasticity, trials, model))["components"]
-        assert (found.n, found.spearman, found.kendall, found.spearman_low) == (5, None, None, None)
+        assert (found.n, found.spearman, found.kendall, found.spearman_p) == (5, None, None, None)
 
     def test_two_points(self, build_trial, evidence, model):
         trials = [build_trial(0, "mha", 0.8), build_trial(1, "fc1", 0.9)]
@@ -162,40 +129,39 @@ class TestWhatCounts:
         assert {c.mode for c in correlate(table, [], model)} == {"in_situ"}
 
 
-class TestVerdict:
-    @staticmethod
-    def correlation(r, n, name="components"):
-        low, high = spearman_interval(r, n)
-        return Correlation(
-            name=name,
-            mode="reference",
-            held_fixed="",
-            n=n,
-            spearman=r,
-            spearman_low=low,
-            spearman_high=high,
-            kendall=None,
-            kendall_low=None,
-            kendall_high=None,
-        )
+class TestP:
+    def test_over_components_it_is_scipys_permutation_test(self, build_trial, evidence, model):
+        accuracies = dict(zip(COMPONENTS, (0.8, 0.9, 0.7, 0.75, 0.6), strict=True))
+        trials = [build_trial(i, name, value) for i, (name, value) in enumerate(accuracies.items())]
+        found = by_name(correlate(evidence.plasticity, trials, model))["components"]
+        means = evidence.plasticity.component_means("reference")
+        x, y = [means[name] for name in COMPONENTS], list(accuracies.values())
+        for method, p in ((stats.spearmanr, found.spearman_p), (stats.kendalltau, found.kendall_p)):
+            exact = stats.permutation_test(
+                (x,),
+                lambda x, method=method: abs(method(x, y).statistic),
+                permutation_type="pairings",
+                alternative="greater",
+                n_resamples=np.inf,
+            )
+            assert p == pytest.approx(exact.pvalue)
 
-    @pytest.mark.parametrize(
-        ("r", "n", "words"),
-        [
-            (0.8, 12, "Plasticity (reference) predicts accuracy here: Spearman 0.80 [0.3"),
-            (-0.8, 12, "Plasticity (reference) predicts the opposite here"),
-            (-0.3, 5, "is undecided: Spearman −0.30 [−0.94, 0.80] over n = 5 components"),
-            (1.0, 5, "is undecided: Spearman 1.00 [−0.17, 1.00] over n = 5"),
-            (None, 1, "is undecided: no Spearman coefficient over n = 1"),
-        ],
-    )
-    def test_three_cases(self, r, n, words):
-        assert words in verdict([self.correlation(r, n)])
+    def test_a_perfect_order_of_five_is_two_of_120(self, build_trial, evidence, model):
+        trials = [build_trial(i, name, 0.9 - i / 10) for i, name in enumerate(COMPONENTS)]
+        found = by_name(correlate(evidence.plasticity, trials, model))["components"]
+        assert (found.spearman, found.spearman_p) == (1, 2 / 120)
+        assert describe(found) == "Spearman 1.00, p = 0.017"
 
-    def test_selections_are_told_apart(self):
-        text = verdict([self.correlation(0.5, 5), self.correlation(0.7, 30, "selections_size_partialled")])
-        assert "undecided" in text
-        assert "over n = 30 selections with their size held fixed it does" in text
+    def test_within_a_component_the_blocks_are_exchanged(self, build_trial, evidence, model):
+        accuracies = {"mha@0": 0.6, "mha@1": 0.7, "mha@2": 0.8, "mha@3": 0.9}
+        trials = [build_trial(i, text, value) for i, (text, value) in enumerate(accuracies.items())]
+        found = by_name(correlate(evidence.plasticity, trials, model))["within_mha"]
+        assert (found.exchanged, found.spearman_p) == ("blocks", 2 / 24)
 
-    def test_nothing_measured(self):
-        assert "not measured" in verdict([])
+    def test_of_two_scores_it_exchanges_whole_components(self, full_table):
+        groups = full_table.by_group
+        (tau, p), n = agreement(groups["reference"], groups["fisher"], num_blocks=4)
+        assert (tau, p, n) == (1, 1 / 120, 20)  # 20 points, yet no more exchanges than five components have
+        (tau, p), n = agreement(*(full_table.component_means(s) for s in ("reference", "fisher")), num_blocks=0)
+        assert (tau, p, n) == (1, 2 / 120, 5)
+        assert agreement({"mha": 1.0}, {"mha": 2.0}, num_blocks=0) == (None, 1)

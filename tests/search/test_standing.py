@@ -9,7 +9,7 @@ from unfreeze.components.selection import parse_selection
 from unfreeze.config import Config
 from unfreeze.load import load_config
 from unfreeze.records import COMPONENTS, ModelFacts, PlasticityRow, PlasticityTable, TrialRecord
-from unfreeze.search.standing import stand, weigh_scores
+from unfreeze.search.standing import stand
 
 NUM_BLOCKS = 6
 SCORES = {"ln1": 0.2, "mha": 3.0, "ln2": 0.5, "fc1": 2.0, "fc2": 1.0}
@@ -43,15 +43,6 @@ def trials(make_record: Callable[..., TrialRecord]) -> list[TrialRecord]:
     return records
 
 
-def test_the_score_that_orders_the_trials_is_worth_something(
-    plasticity: PlasticityTable, model: ModelFacts, trials: list[TrialRecord]
-) -> None:
-    reference, in_situ = weigh_scores(configured(), model, plasticity, trials)
-    assert (reference.score, in_situ.score) == ("reference", "in_situ")
-    assert 0 < reference.low < reference.mean < reference.high
-    assert in_situ.low < 0 < in_situ.high
-
-
 def test_contenders_are_what_was_run(plasticity: PlasticityTable, model: ModelFacts, trials: list[TrialRecord]) -> None:
     found = stand(configured(), model, plasticity, trials)
     assert {contender.selection for contender in found} == {trial.spec.selection for trial in trials}
@@ -70,4 +61,3 @@ def test_without_the_model_there_is_nothing_to_say(
     search: dict[str, Any], plasticity: PlasticityTable, model: ModelFacts, trials: list[TrialRecord]
 ) -> None:
     assert stand(configured(**search), model, plasticity, trials) == ()
-    assert weigh_scores(configured(**search), model, plasticity, trials) == ()

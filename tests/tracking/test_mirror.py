@@ -1,7 +1,9 @@
 """The mirror against a real MLflow on SQLite: the tree, writing twice, crashes, and a server that is not there."""
 
 import dataclasses
+import html
 import logging
+import math
 import shutil
 import socket
 import threading
@@ -14,8 +16,9 @@ import pytest
 
 from unfreeze.config import Config, TrackingConfig
 from unfreeze.errors import SweepInterrupted
-from unfreeze.records import TrialState, to_dict
+from unfreeze.records import ScoreWorth, TrialState, Worth, to_dict
 from unfreeze.report.figures import render_all
+from unfreeze.report.page import html_report, terminal_report
 from unfreeze.storage.ledger import Ledger
 from unfreeze.tracking.mirror import MlflowMirror
 from unfreeze.tracking.runs import RunTree
@@ -122,7 +125,7 @@ class TestTree:
         metrics, tags = runs["sweep"].data.metrics, runs["sweep"].data.tags
         found = evidence.correlations[0]
         assert metrics["correlation/reference/components/spearman"] == pytest.approx(found.spearman)
-        assert metrics["correlation/reference/components/kendall_high"] == pytest.approx(found.kendall_high)
+        assert metrics["correlation/reference/components/kendall_p"] == pytest.approx(found.kendall_p)
         assert metrics["correlation/reference/components/n"] == 5
         assert tags["recommendation.selection"] == "mha+fc1"
         assert tags["recommendation.chosen_on"] == "learning rate chosen on validation accuracy"
@@ -130,6 +133,22 @@ class TestTree:
         assert {path.name for path in folder.iterdir()} == {"config.json", "figures", "report.html", "model"}
         assert len(list((folder / "figures").glob("*.svg"))) == 6
         assert list(elsewhere.iterdir()) == []
+
+    def test_the_verdict_is_the_same_word_for_word_everywhere(self, config, ledger, evidence):
+        number = Worth(mean=0.012, low=-math.inf, high=0.026, positive=0.94, p=0.058, bayes_factor=2.1)
+        worths = (ScoreWorth(score="reference", num_trials=32, worth=number), *evidence.worths[1:])
+        evidence = dataclasses.replace(evidence, worths=worths)
+        mirror = MlflowMirror(config, ledger)
+        mirror.log_evidence(evidence, {})
+        mirror.sync()
+        run = runs_by_key(config)[1]["sweep"]
+        sentence = run.data.tags["verdict"]
+        assert sentence.startswith("Undecided: whether plasticity (reference) predicts accuracy")
+        for report in (terminal_report(evidence), html.unescape(html_report(evidence, {}))):
+            assert sentence in " ".join(report.split())
+        assert run.data.metrics["worth/reference/positive"] == 0.94
+        assert "worth/reference/low" not in run.data.metrics  # no end on that side
+        assert "worth/in_situ/mean" not in run.data.metrics  # no number
 
     def test_a_choice_on_test_accuracy_is_labelled(self, config, ledger, evidence):
         chosen = dataclasses.replace(evidence.recommendation, test_accuracy=0.955, test_accuracy_sd=0.01)

@@ -1,16 +1,19 @@
-"""Does plasticity predict accuracy here? Rank correlations with intervals, and what was held fixed."""
+"""Rank correlations of plasticity with accuracy, as description: what they are over, and what was held fixed."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist, mean
+from statistics import mean
+from typing import Literal
+
+import numpy as np
 
 from unfreeze.components.selection import Selection, count_trainable, parse_selection
+from unfreeze.evidence.exchange import exchange_p, exchanged_means, exchanges, kendall, partial, spearman
 from unfreeze.evidence.recommend import choose_rates
-from unfreeze.records import COMPONENTS, MODES, Correlation, ModelFacts, PlasticityTable, TrialRecord
+from unfreeze.records import COMPONENTS, Correlation, ModelFacts, PlasticityTable, TrialRecord
 
 _BASIS = "finished trials only, each selection at its own best learning rate"
-_Z95 = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,175 +72,104 @@ def correlate(plasticity: PlasticityTable, trials: Sequence[TrialRecord], model:
     """Rank correlations of plasticity with best validation accuracy, for each mode in the table.
 
     Over the five components alone, over every selection, over every selection with size partialled out, and within one
-    component across block subsets. Statistics are None with fewer than 3 points or a constant side.
-
-    Intervals: 95 %, Fisher's z with the variances (1 + r²/2)/(n − 3) for Spearman's and 0.437/(n − 4) for Kendall's
-    (Bonett & Wright 2000, Psychometrika 65:23–28; the latter from Fieller, Hartley & Pearson 1957); a partial
-    coefficient costs one n (Fisher 1924). They take the points as independent, which selections that share components
-    are not: read them as the least there is to doubt.
+    component across block subsets. Statistics are None with fewer than 3 points or a constant side. p exchanges the
+    labels of the components (`exchange`), within one component those of the blocks.
     """
-    present = {row.mode for row in plasticity.rows}
     scores = [score for score in score_selections(trials, model) if has_plasticity(score.selection)]
     return tuple(
-        correlation for mode in MODES if mode in present for correlation in _correlate_mode(plasticity, scores, mode)
+        correlation
+        for mode in plasticity.modes
+        for correlation in _correlate_mode(_values(plasticity, mode, model.num_blocks), scores, mode)
     )
 
 
-def _correlate_mode(table: PlasticityTable, scores: Sequence[SelectionScore], mode: str) -> Iterable[Correlation]:
-    def x_of(chosen: Sequence[SelectionScore]) -> list[float]:
-        return [mean_plasticity(score.selection, table, mode) for score in chosen]
+def _values(table: PlasticityTable, mode: str, num_blocks: int) -> np.ndarray:
+    """Plasticity (components, blocks), NaN where it was not measured."""
+    groups = table.by_group[mode]
+    rows = [[groups.get(f"{block}.{name}", math.nan) for block in range(num_blocks)] for name in COMPONENTS]
+    return np.array(rows)
 
-    def y_of(chosen: Sequence[SelectionScore]) -> list[float]:
-        return [score.val_accuracy for score in chosen]
 
-    means = table.component_means(mode)
-    whole = [score for score in scores if str(score.selection) in means]
-    yield _correlation("components", mode, _BASIS, [means[str(s.selection)] for s in whole], y_of(whole))
-    yield _correlation("selections", mode, _BASIS, x_of(scores), y_of(scores))
-    sizes = [float(score.parameters) for score in scores]
+def _correlate_mode(values: np.ndarray, scores: Sequence[SelectionScore], mode: str) -> Iterable[Correlation]:
+    whole = [score for score in scores if str(score.selection) in COMPONENTS]
+    yield _correlation("components", mode, _BASIS, values, whole)
+    yield _correlation("selections", mode, _BASIS, values, scores)
     # Ranks of the parameter count and of its logarithm are the same: partialling either out is the same thing.
     fixed = f"{_BASIS}; (log) trainable parameters partialled out"
-    yield _correlation("selections_size_partialled", mode, fixed, x_of(scores), y_of(scores), sizes)
+    yield _correlation("selections_size_partialled", mode, fixed, values, scores, fix_size=True)
     for component in COMPONENTS:
         subsets = [s for s in scores if s.selection.components == (component,) and str(s.selection) != component]
         if len(subsets) >= 3:
             fixed = f"{_BASIS}; component {component}, block subsets only"
-            yield _correlation(f"within_{component}", mode, fixed, x_of(subsets), y_of(subsets))
+            yield _correlation(f"within_{component}", mode, fixed, values, subsets, exchanged="blocks")
 
 
 def _correlation(
-    name: str, mode: str, held_fixed: str, x: Sequence[float], y: Sequence[float], z: Sequence[float] | None = None
+    name: str,
+    mode: str,
+    held_fixed: str,
+    values: np.ndarray,
+    scores: Sequence[SelectionScore],
+    *,
+    fix_size: bool = False,
+    exchanged: Literal["components", "blocks"] = "components",
 ) -> Correlation:
-    spearman = _coefficient(_spearman, x, y, z)
-    kendall = _coefficient(_kendall, x, y, z)
-    n = len(x) if z is None else len(x) - 1
-    spearman_low, spearman_high = spearman_interval(spearman, n)
-    kendall_low, kendall_high = kendall_interval(kendall, n)
+    found: dict[str, tuple[float, float] | None] = {"spearman": None, "kendall": None}
+    if len(scores) >= 3 and np.isfinite(values).all():
+        x = exchanged_means(values, _members(scores, values.shape), axis=0 if exchanged == "components" else 1)
+        y = np.array([score.val_accuracy for score in scores])
+        z = np.array([float(score.parameters) for score in scores])
+        for method, coefficient in (("spearman", spearman), ("kendall", kendall)):
+            each = partial(coefficient, x, y, z) if fix_size else coefficient(x, y)
+            found[method] = _first_with_p(each)
     return Correlation(
         name=name,
         mode=mode,
         held_fixed=held_fixed,
-        n=len(x),
-        spearman=spearman,
-        spearman_low=spearman_low,
-        spearman_high=spearman_high,
-        kendall=kendall,
-        kendall_low=kendall_low,
-        kendall_high=kendall_high,
+        exchanged=exchanged,
+        n=len(scores),
+        spearman=found["spearman"][0] if found["spearman"] else None,
+        spearman_p=found["spearman"][1] if found["spearman"] else None,
+        kendall=found["kendall"][0] if found["kendall"] else None,
+        kendall_p=found["kendall"][1] if found["kendall"] else None,
     )
 
 
-def _coefficient(
-    method: Callable[[Sequence[float], Sequence[float]], float],
-    x: Sequence[float],
-    y: Sequence[float],
-    z: Sequence[float] | None,
-) -> float | None:
-    """The rank coefficient of x and y, with z partialled out unless None; None where it is not defined.
+def _members(scores: Sequence[SelectionScore], shape: tuple[int, ...]) -> np.ndarray:
+    """Which (component, block) each selection trains: bool (n, components, blocks)."""
+    members = np.zeros((len(scores), *shape), dtype=bool)
+    for row, score in enumerate(scores):
+        for block, name in score.selection.members:
+            members[row, COMPONENTS.index(name), block] = True
+    return members
 
-    Both are SciPy's (Kendall's is tau-b); the partial coefficient is Kendall's (1942) formula for both.
-    """
-    if len(x) < 3 or _constant(x) or _constant(y):
+
+def _first_with_p(coefficients: np.ndarray) -> tuple[float, float] | None:
+    if not math.isfinite(coefficients[0]):
         return None
-    raw = method(x, y)
-    if z is None or _constant(z):  # one size only: nothing to take out
-        return raw
-    with_x, with_y = method(x, z), method(y, z)
-    left = (1 - with_x**2) * (1 - with_y**2)
-    if left < 1e-12:  # size orders one side completely; what remains is rounding
-        return None
-    return max(-1.0, min(1.0, (raw - with_x * with_y) / math.sqrt(left)))
+    return round(float(coefficients[0]), 12), exchange_p(coefficients)  # a perfect order is 1, not 0.9999999999999999
 
 
-def _spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    from scipy import stats  # takes a second
+def agreement(
+    first: Mapping[str, float], other: Mapping[str, float], *, num_blocks: int
+) -> tuple[tuple[float, float] | None, int]:
+    """Kendall's τ-b of two scores of the same groups ("3.mha") with its p by exchange, and over how many groups.
 
-    return round(float(stats.spearmanr(x, y).statistic), 12)  # a perfect order is 1, not 0.9999999999999999
-
-
-def _kendall(x: Sequence[float], y: Sequence[float]) -> float:
-    from scipy import stats
-
-    return round(float(stats.kendalltau(x, y).statistic), 12)
-
-
-def _constant(values: Sequence[float]) -> bool:
-    return len(set(values)) < 2
-
-
-def spearman_interval(r: float | None, n: int) -> tuple[float | None, float | None]:
-    """95 % interval of Spearman's coefficient over ``n`` points; (None, None) below n = 4."""
-    if r is None or n < 4:
-        return None, None
-    # One swap of neighbours: the value next to a perfect order.
-    inner = min(abs(r), 1 - 12 / (n * (n**2 - 1)))
-    return _fisher_interval(r, inner, math.sqrt((1 + inner**2 / 2) / (n - 3)))
-
-
-def kendall_interval(tau: float | None, n: int) -> tuple[float | None, float | None]:
-    """95 % interval of Kendall's coefficient over ``n`` points; (None, None) below n = 5."""
-    if tau is None or n < 5:
-        return None, None
-    inner = min(abs(tau), 1 - 4 / (n * (n - 1)))
-    return _fisher_interval(tau, inner, math.sqrt(0.437 / (n - 4)))
-
-
-def _fisher_interval(r: float, inner: float, error: float) -> tuple[float, float]:
-    """tanh(atanh(r) ± 1.96 error). A perfect order, whose z is infinite, gets the bound of the value next to it."""
-    z = math.copysign(math.atanh(inner), r)
-    low, high = math.tanh(z - _Z95 * error), math.tanh(z + _Z95 * error)
-    return (-1.0 if r <= -1 else low), (1.0 if r >= 1 else high)
-
-
-def kendall(x: Sequence[float], y: Sequence[float]) -> tuple[float | None, float | None, float | None]:
-    """Kendall's τ-b (Kendall 1945, Biometrika 33:239–251) of two scores of the same things, and its 95 % interval
-    (`kendall_interval`: Fieller, Hartley & Pearson 1957); each None where there are too few things, or a score is
-    constant.
+    ``num_blocks`` 0: the groups are the components themselves ("mha").
     """
-    tau = _coefficient(_kendall, x, y, None)
-    return tau, *kendall_interval(tau, len(x))
-
-
-def verdict(correlations: Sequence[Correlation]) -> str:
-    """Whether plasticity predicts accuracy here, in words; a claim only where the 95 % interval excludes zero."""
-    sentences = []
-    for mode in MODES:
-        found = {correlation.name: correlation for correlation in correlations if correlation.mode == mode}
-        if "components" in found:
-            sentences.append(_sentence(mode, found["components"], found.get("selections_size_partialled")))
-    return " ".join(sentences) or "Plasticity was not measured, so nothing can be said about what it predicts."
-
-
-def _sentence(mode: str, components: Correlation, selections: Correlation | None) -> str:
-    evidence = f"{describe(components)} over n = {components.n} components"
-    match _sign(components):
-        case 1:
-            text = f"Plasticity ({mode}) predicts accuracy here: {evidence}"
-        case -1:
-            text = f"Plasticity ({mode}) predicts the opposite here, more plastic components did worse: {evidence}"
-        case _:
-            text = f"Whether plasticity ({mode}) predicts accuracy here is undecided: {evidence}"
-    if selections is None or selections.spearman_low is None:
-        return f"{text}."
-    claim = {1: "it does", -1: "it predicts the opposite", 0: "it is undecided"}[_sign(selections)]
-    return f"{text}; over n = {selections.n} selections with their size held fixed {claim}: {describe(selections)}."
-
-
-def _sign(correlation: Correlation) -> int:
-    """+1 or −1 where the Spearman interval lies above or below zero, else 0."""
-    low, high = correlation.spearman_low, correlation.spearman_high
-    if low is None or high is None:
-        return 0
-    return 1 if low > 0 else -1 if high < 0 else 0
+    names = [f"{block}.{name}" for name in COMPONENTS for block in range(num_blocks)] or list(COMPONENTS)
+    names = [name for name in names if name in first and name in other]
+    x, y = (np.array([side[name] for name in names]) for side in (first, other))
+    if len(names) < 3 or len(names) % len(COMPONENTS):
+        return None, len(names)
+    exchanged = x.reshape(len(COMPONENTS), -1)[exchanges(len(COMPONENTS))].reshape(-1, len(x))
+    return _first_with_p(kendall(exchanged, y)), len(names)
 
 
 def describe(correlation: Correlation) -> str:
-    """``Spearman −0.30 [−0.93, 0.81]``, with a real minus sign."""
-    if correlation.spearman is None:
-        return "no Spearman coefficient"
-    text = f"Spearman {correlation.spearman:.2f}"
-    if correlation.spearman_low is not None:
-        text += f" [{correlation.spearman_low:.2f}, {correlation.spearman_high:.2f}]"
-    else:
-        text += " (too few for an interval)"
-    return text.replace("-", "−")
+    """``Spearman −0.30, p = 0.683``, with a real minus sign."""
+    return coefficient_text("Spearman ", correlation.spearman, correlation.spearman_p) or "no Spearman coefficient"
+
+
+def coefficient_text(name: str, value: float | None, p: float | None) -> str:
+    return "" if value is None else f"{name}{value:.2f}, p = {p:.3f}".replace("-", "−")

@@ -47,6 +47,7 @@ _SHAPE, _SCALE = 3.0, 2.0  # inverse gamma of the common scale's square: around 
 _NUM_DRAWS, _NUM_KEPT = 64, 16  # a suggestion costs in proportion; how many are enough is not measured
 _NEGLIGIBLE = 0.01  # of the largest weight
 _NUM_SIFTED = 64  # configurations that the draws are sifted on before the best are fitted to all
+_LARGEST = 2**21  # numbers of all covariances that are held at once
 _CLIP = 0.005  # accuracies are kept this far from 0 and 1, where a logit says more than images can
 _WORST = 2.5  # logits below the best: what is worse is as bad as that, it would bend the fit near the top
 
@@ -106,16 +107,18 @@ def standardised(values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """An effect in logits, as a normal that has the posterior's mean and deviation."""
+class LinearEffects:
+    """What trials say of effects that add up over the switches, all else integrated out, under each draw of its scales.
 
-    mean: float
-    sd: float
+    With v the effect of each switch per share of its component (J,), and the common scale integrated out, the log
+    likelihood under a draw is, up to a constant, log_weights − shape·log(squares − 2·gradient·v + v·information·v).
+    """
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 %."""
-        return self.mean - 1.96 * self.sd, self.mean + 1.96 * self.sd
+    information: np.ndarray  # (draws, J, J)
+    gradient: np.ndarray  # (draws, J)
+    squares: np.ndarray  # (draws,)
+    log_weights: np.ndarray  # (draws,)
+    shape: float  # of the inverse gamma that the square of the common scale has
 
 
 class Posterior:
@@ -135,7 +138,7 @@ class Posterior:
         components, place, counts = np.unique(terms.kind, return_inverse=True, return_counts=True)
         self._share = 1 / counts[place]  # what of its component each switch is
         self._kinds = (terms.kind[:, None] == components).astype(np.float64)
-        self._draws = _draw_scales(shares_kinds=len(components) < len(terms.kind))
+        self._draws = _draw_scales(_NUM_DRAWS, shares_kinds=len(components) < len(terms.kind))
         y = logit(np.clip(accuracies, _CLIP, 1 - _CLIP))
         if len(y):
             y = np.maximum(y, y.max() - _WORST)
@@ -208,18 +211,33 @@ class Posterior:
 
     # --- effects ----------------------------------------------------------------------------------------------------
 
-    def score_effect(self) -> Estimate:
-        """β: what one standard deviation more of the score is worth, in logits for a whole component, size held
-        fixed."""
-        own = self._features(self._known)["score"]
-        variance = self._draws[:, _COLUMNS["score"]] ** 2
-        means, variances = [], []
-        for draw, prior in enumerate(variance):
-            solved = _solve(self._factors[draw][None], prior * own[None, :, None])[0, :, 0]
-            means.append(float(solved @ self._residuals[draw]))
-            variances.append(self._scale[draw] * (prior - float(solved @ solved)))
-        mean, sd = self._mix(np.array(means)[:, None], np.array(variances)[:, None])
-        return Estimate(float(mean[0]), float(sd[0]))
+    def linear_effects(self, num_draws: int) -> LinearEffects:
+        """Of whatever is linear in the switches, score and size among it: neither has an effect in this likelihood.
+
+        Every draw counts: those that explain the trials well without an effect need not be those that do with one.
+        """
+        draws = _draw_scales(num_draws, shares_kinds=bool(self._draws[:, _COLUMNS["kind"]].any()))
+        variances = _variances(draws)
+        variances[:, [_LINEAR.index("score"), _LINEAR.index("size")]] = 0
+        noise, observed = draws[:, -1] ** 2, self._observed
+        grams, diagonal = self._grams(observed, observed), np.arange(len(observed))
+        sides = np.column_stack([observed.switches * self._share, self._means - self._prior_mean(observed)])
+        products, determinants = [], []
+        for start in range(0, num_draws, step := max(1, _LARGEST // (len(observed) ** 2 + 1))):
+            part = slice(start, start + step)
+            covariance = _INTERCEPT**2 + np.tensordot(variances[part], grams, axes=1)
+            covariance[:, diagonal, diagonal] += noise[part, None] / self._counts + 1e-9
+            products.append(sides.T @ np.linalg.solve(covariance, sides))
+            determinants.append(np.linalg.slogdet(covariance)[1])
+        product = np.concatenate(products)
+        num_runs = self._counts.sum()
+        return LinearEffects(
+            information=product[:, :-1, :-1],
+            gradient=product[:, :-1, -1],
+            squares=2 * _SCALE + product[:, -1, -1] + self._within / noise,
+            log_weights=-0.5 * np.concatenate(determinants) - 0.5 * (num_runs - len(observed)) * np.log(noise),
+            shape=float(_SHAPE + num_runs / 2),
+        )
 
     # ----------------------------------------------------------------------------------------------------------------
 
@@ -251,15 +269,9 @@ class Posterior:
         rest = [likeness * np.exp(-0.5 * rates / length**2) for length in _LENGTHS]
         return np.stack([*(parts[name] for name in _LINEAR), *rest])
 
-    def _variances(self) -> np.ndarray:
-        """Of each part under each draw: (draws, parts)."""
-        linear = self._draws[:, [_COLUMNS[name] for name in _LINEAR]] ** 2
-        chosen = self._draws[:, -2].astype(int)[:, None] == np.arange(len(_LENGTHS))
-        return np.concatenate([linear, chosen * self._draws[:, [_COLUMNS["rest"]]] ** 2], axis=1)
-
     def _covariance(self, a: Points, b: Points) -> np.ndarray:
         """Prior, in units of the common scale: (draws, len(a), len(b))."""
-        return _INTERCEPT**2 + np.tensordot(self._variances(), self._grams(a, b), axes=1)
+        return _INTERCEPT**2 + np.tensordot(_variances(self._draws), self._grams(a, b), axes=1)
 
     def _prior_mean(self, points: Points) -> np.ndarray:
         features = self._features(points)
@@ -323,7 +335,7 @@ class Posterior:
         parts["pair"] = (count**2 - points.switches @ share**2) / 2
         parts["shift"] = features["slope"] ** 2 * count
         rest = [np.ones(len(points))] * len(_LENGTHS)
-        return _INTERCEPT**2 + self._variances() @ np.stack([*(parts[name] for name in _LINEAR), *rest])
+        return _INTERCEPT**2 + _variances(self._draws) @ np.stack([*(parts[name] for name in _LINEAR), *rest])
 
     def _condition(self, pending: Points) -> None:
         """Take the pending ones as run and come out as expected: rows of the factors without a residual."""
@@ -363,17 +375,24 @@ def _solve(factors: np.ndarray, right: np.ndarray) -> np.ndarray:
     return solved
 
 
+def _variances(draws: np.ndarray) -> np.ndarray:
+    """Of each part under each draw: (draws, parts)."""
+    linear = draws[:, [_COLUMNS[name] for name in _LINEAR]] ** 2
+    chosen = draws[:, -2].astype(int)[:, None] == np.arange(len(_LENGTHS))
+    return np.concatenate([linear, chosen * draws[:, [_COLUMNS["rest"]]] ** 2], axis=1)
+
+
 @functools.cache
-def _draw_scales(*, shares_kinds: bool) -> np.ndarray:
+def _draw_scales(num_draws: int, *, shares_kinds: bool) -> np.ndarray:
     """Quasi-random draws of the prior: (draws, parts + 2), the last two the length scale's place and the noise."""
     names = [*_COLUMNS, "length", "noise"]
-    unit = qmc.Sobol(len(names), scramble=True, rng=0).random(_NUM_DRAWS)
+    unit = qmc.Sobol(len(names), scramble=True, rng=0).random(num_draws)
     columns = []
     for column, name in enumerate(names):
         if name == "length":
             columns.append(np.floor(unit[:, column] * len(_LENGTHS)))
         elif name == "kind" and not shares_kinds:  # each switch is its component
-            columns.append(np.zeros(_NUM_DRAWS))
+            columns.append(np.zeros(num_draws))
         else:
             low, high = np.log(_SCALES[name])
             columns.append(np.exp(low + (high - low) * unit[:, column]))

@@ -5,8 +5,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from unfreeze.evidence.correlate import verdict
-from unfreeze.records import Correlation, Evidence, PlasticityTable, TrialRecord, to_dict
+from unfreeze.evidence.correlate import coefficient_text
+from unfreeze.evidence.verdict import points, verdict
+from unfreeze.records import Correlation, Evidence, PlasticityTable, ScoreWorth, TrialRecord, to_dict
 from unfreeze.report.choices import CHOICE_HEADINGS, choice_rows, chosen_on, mean_and_sd
 from unfreeze.report.front import FRONT_HEADINGS, front_rows
 from unfreeze.report.plasticity import (
@@ -17,9 +18,11 @@ from unfreeze.report.plasticity import (
     ranking_lines,
 )
 from unfreeze.report.settings import flatten
-from unfreeze.report.terminal import NOTHING, make_console, make_table, print_lines, text_of, with_interval
+from unfreeze.report.terminal import NOTHING, make_console, make_table, print_lines, text_of
 
 SETTLED = 0.9  # probability from which a choice is called settled
+WORTH_HEADINGS = ("score", "points of accuracy [95 %]", "P(β > 0)", "p", "Bayes factor")
+_WORTH_TITLE = "What one standard deviation more of each score is worth, size held fixed"
 
 _CAPTIONS = {
     "plasticity_by_block": "Plasticity of each component by block; bands are {interval}.",
@@ -49,9 +52,12 @@ def terminal_report(evidence: Evidence) -> str:
     console.print(make_table("Best trial per selection", headings, [_trial_row(t) for t in best_trials(evidence)[:10]]))
     if front := front_rows(evidence):
         console.print(make_table("Accuracy against cost", FRONT_HEADINGS, front))
+    console.print(f"\nDoes plasticity predict accuracy here?\n{verdict(evidence.worths)}\n", markup=False)
+    if evidence.worths:
+        console.print(make_table(_WORTH_TITLE, WORTH_HEADINGS, [worth_row(worth) for worth in evidence.worths]))
     headings = ("over", "mode", "n", "Spearman", "Kendall")
-    console.print(make_table("Plasticity and accuracy", headings, [correlation_row(c) for c in evidence.correlations]))
-    console.print(" ".join([verdict(evidence.correlations), *worth_sentences(evidence)]), markup=False)
+    rows = [correlation_row(correlation) for correlation in evidence.correlations]
+    console.print(make_table("Plasticity and accuracy, as description", headings, rows))
     if evidence.final is not None:
         # Never wrapped, so that it can be copied.
         console.print(f"\nLoad the exported model:\n{load_lines(evidence)}", markup=False, soft_wrap=True)
@@ -79,7 +85,9 @@ def html_report(evidence: Evidence, figures: Mapping[str, str] | None = None) ->
         front_headings=FRONT_HEADINGS,
         front=front_rows(evidence),
         load_lines=load_lines(evidence) if evidence.final else None,
-        verdict=" ".join([verdict(evidence.correlations), *worth_sentences(evidence)]),
+        verdict=verdict(evidence.worths),
+        worth_headings=WORTH_HEADINGS,
+        worths=[worth_row(worth) for worth in evidence.worths],
         correlations=[(*correlation_row(c), c.held_fixed) for c in evidence.correlations],
         pre_pass_figures=[shown for name, shown in captioned.items() if name.startswith("plasticity_")],
         figures=[shown for name, shown in captioned.items() if not name.startswith("plasticity_")],
@@ -139,16 +147,18 @@ def standing_rows(evidence: Evidence) -> list[tuple[str, str]]:
     ]
 
 
-def worth_sentences(evidence: Evidence) -> list[str]:
-    """What each score was worth, as an estimate with its interval; nothing where the model did not search."""
-    if not evidence.worths:
-        return []
-    each = (
-        f"{worth.score} {100 * worth.mean:+.1f} [{100 * worth.low:+.1f}, {100 * worth.high:+.1f}]"
-        for worth in evidence.worths
+def worth_row(found: ScoreWorth) -> tuple[str, ...]:
+    """A score's cells of `WORTH_HEADINGS`, or why it has none."""
+    worth = found.worth
+    if worth is None:
+        return (found.score, f"no number: {found.trouble}", NOTHING, NOTHING, NOTHING)
+    return (
+        found.score,
+        f"{points(worth.mean, '+')} [{points(worth.low)}, {points(worth.high)}]",
+        f"{worth.positive:.2f}",
+        f"{worth.p:.3f}",
+        f"{worth.bayes_factor:.2g}",
     )
-    listing = ", ".join(each).replace("-", "−")
-    return [f"By the model of all trials one standard deviation more is worth, in points, size held fixed: {listing}."]
 
 
 def best_trials(evidence: Evidence) -> list[TrialRecord]:
@@ -160,13 +170,13 @@ def best_trials(evidence: Evidence) -> list[TrialRecord]:
 
 
 def correlation_row(correlation: Correlation) -> tuple[str, ...]:
-    """What it is over, mode, n, and both coefficients with their intervals."""
+    """What it is over, mode, n, and both coefficients with their p by exchange."""
     return (
         correlation.name.replace("_", " "),
         correlation.mode,
         str(correlation.n),
-        with_interval(correlation.spearman, correlation.spearman_low, correlation.spearman_high),
-        with_interval(correlation.kendall, correlation.kendall_low, correlation.kendall_high),
+        coefficient_text("", correlation.spearman, correlation.spearman_p) or NOTHING,
+        coefficient_text("", correlation.kendall, correlation.kendall_p) or NOTHING,
     )
 
 

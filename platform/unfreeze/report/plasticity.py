@@ -5,17 +5,17 @@ from typing import Any
 
 from rich.table import Table
 
-from unfreeze.evidence.correlate import kendall
+from unfreeze.evidence.correlate import agreement, coefficient_text
 from unfreeze.plasticity.sequential import ROUNDING
 from unfreeze.records import COMPONENTS, PlasticityTable
-from unfreeze.report.terminal import NOTHING, make_console, make_table, print_lines, text_of, with_interval
+from unfreeze.report.terminal import NOTHING, make_console, make_table, print_lines, text_of
 
 _AGREEMENT_HEADINGS = ("score", "over components", "n", "over the components of every block", "n")
 
 
 _AGREEMENT_NOTE = (
-    "These intervals take the points as independent, which the blocks of one model are not: read them as the least "
-    "there is to doubt."
+    "p: share of the 120 exchanges of the components’ labels that agree as much; an interval over five components, or "
+    "over blocks that share them, would claim too much."
 )
 
 
@@ -26,7 +26,7 @@ def terminal_plasticity(table: PlasticityTable) -> str:
     print_lines(console, [*ranking_lines(table), *bound_lines(table), _cost_line(table)])
     if rows := score_rows(table):
         console.print(make_table("Scores side by side (rank)", ("score", *_by_plasticity(table)), rows))
-        title = f"Rank agreement with {table.modes[0]}, Kendall’s τ [95 % interval]"
+        title = f"Rank agreement with {table.modes[0]}, Kendall’s τ"
         console.print(make_table(title, _AGREEMENT_HEADINGS, agreement_rows(table)))
         print_lines(console, [_AGREEMENT_NOTE])
     return text_of(console)
@@ -108,15 +108,13 @@ def score_rows(table: PlasticityTable) -> list[tuple[str, ...]]:
 def agreement_rows(table: PlasticityTable) -> list[tuple[str, ...]]:
     """Kendall's τ of every other score with the first mode: over the components, then over those of every block."""
     (first, *others), by_group = table.by_group, table.by_group
-    rows = []
+    num_blocks = 1 + max((int(group.partition(".")[0]) for group in by_group[first]), default=-1)
+    rows: list[tuple[str, ...]] = []
     for name in others:
-        cells: list[str] = []
-        over_components = (table.component_means(first), table.component_means(name))
-        for left, right in (over_components, (by_group[first], by_group[name])):
-            common = [key for key in left if key in right]
-            x, y = ([side[key] for key in common] for side in (left, right))
-            cells += [with_interval(*kendall(x, y)), str(len(common))]
-        rows.append((name, *cells))
+        over_components, n = agreement(table.component_means(first), table.component_means(name), num_blocks=0)
+        over_groups, num_groups = agreement(by_group[first], by_group[name], num_blocks=num_blocks)
+        cells = [coefficient_text("", *(found or (None, None))) or NOTHING for found in (over_components, over_groups)]
+        rows.append((name, cells[0], str(n), cells[1], str(num_groups)))
     return rows
 
 

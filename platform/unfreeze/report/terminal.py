@@ -51,10 +51,3 @@ def make_console() -> Console:
 def text_of(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
-
-
-def with_interval(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
-        return NOTHING
-    interval = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
-    return f"{value:.2f}{interval}".replace("-", "−")

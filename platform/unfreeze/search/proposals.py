@@ -190,16 +190,6 @@ class ModelSampler:
             logger.warning("the search goes on: the model could not be fitted (%s)", error)
             return math.inf
 
-    @_one_thread
-    def worth(self, records: Sequence[TrialRecord]) -> tuple[float, float, float]:
-        """Of one standard deviation more of the score: mean and 95 % interval, in accuracy near the best expected."""
-        posterior, tried = self._after(records)
-        accuracy = posterior.accuracies(tried)[0].max() if len(tried) else 0.5
-        effect = posterior.score_effect()
-        slope = accuracy * (1 - accuracy)  # of the logistic function
-        mean, low, high = (slope * value for value in (effect.mean, *effect.interval))
-        return mean, low, high
-
     def _after(self, records: Sequence[TrialRecord]) -> tuple[Posterior, Points]:
         return self._posterior([r.spec for r in records], {r.spec.index: r for r in records if r.state.is_final})
 

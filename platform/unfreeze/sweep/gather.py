@@ -7,20 +7,20 @@ import numpy as np
 from unfreeze.errors import ConfigError, StorageError
 from unfreeze.evidence.correlate import correlate
 from unfreeze.evidence.recommend import choose_rates, recommend
+from unfreeze.evidence.worth import weigh_scores
 from unfreeze.load import load_config
 from unfreeze.records import (
     Contender,
     Evidence,
     ModelFacts,
     PlasticityTable,
-    ScoreWorth,
     TrialRecord,
     data_facts_from_dict,
     final_result_from_dict,
     model_facts_from_dict,
     plasticity_table_from_dict,
 )
-from unfreeze.search.standing import stand, weigh_scores
+from unfreeze.search.standing import stand
 from unfreeze.storage.ledger import Ledger
 
 
@@ -37,7 +37,7 @@ def read_evidence(ledger: Ledger) -> Evidence:
     model, plasticity = model_facts_from_dict(facts["model"]), plasticity_table_from_dict(table)
     trials = tuple(ledger.trials())
     final, opened = ledger.read_json("final.json"), ledger.tests()
-    contenders, worths = _by_model(config, model, plasticity, trials)
+    contenders = _contenders(config, model, plasticity, trials)
     tests = opened if config["search"].get("select_on") == "test" else None  # no such choice in older ledgers
     return Evidence(
         sweep=ledger.sweep,
@@ -51,17 +51,16 @@ def read_evidence(ledger: Ledger) -> Evidence:
         final=None if final is None else final_result_from_dict(final),
         choices=tuple(choose_rates(trials, tests=tests, contenders=contenders)),
         contenders=contenders,
-        worths=worths,
+        worths=weigh_scores(plasticity, trials, model),
         num_tested=len(opened),
     )
 
 
-def _by_model(
+def _contenders(
     config: dict[str, Any], model: ModelFacts, plasticity: PlasticityTable, trials: tuple[TrialRecord, ...]
-) -> tuple[tuple[Contender, ...], tuple[ScoreWorth, ...]]:
-    """What the model of the evidence says; nothing of another version's sweep, which had no such model."""
+) -> tuple[Contender, ...]:
+    """What the model that searched says of the choice; nothing of another version's sweep, which had no such model."""
     try:
-        known = load_config(config)
-        return stand(known, model, plasticity, trials), weigh_scores(known, model, plasticity, trials)
+        return stand(load_config(config), model, plasticity, trials)
     except (ConfigError, np.linalg.LinAlgError):  # a fit that breaks down: the report says what else there is
-        return (), ()
+        return ()

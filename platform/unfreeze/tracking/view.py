@@ -5,14 +5,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from unfreeze.config import FREE_OPTIONS, FREE_SECTIONS
+from unfreeze.evidence.verdict import verdict
 from unfreeze.records import (
     Correlation,
     Evidence,
     FinalResult,
     PlasticityTable,
+    ScoreWorth,
     TrialRecord,
     TrialState,
     final_result_from_dict,
@@ -119,7 +122,8 @@ def write_evidence(tree: RunTree, evidence: Evidence) -> None:
     stamps = [report.timestamp_ms for trial in evidence.trials for report in trial.reports]
     stamp, step = max(stamps, default=tree.start_ms(SWEEP)), len(evidence.trials)
     metrics = [row for found in evidence.correlations for row in _correlation_metrics(found, stamp, step)]
-    tags: dict[str, str | None] = {}
+    metrics += [row for found in evidence.worths for row in _worth_metrics(found, stamp, step)]
+    tags: dict[str, str | None] = {"verdict": verdict(evidence.worths)}
     chosen = evidence.recommendation
     if chosen is not None:
         metrics.append(("recommendation/val_accuracy", chosen.val_accuracy, stamp, step))
@@ -215,9 +219,15 @@ def _trial_metrics(record: TrialRecord, start_ms: int) -> list[MetricRow]:
 
 def _correlation_metrics(found: Correlation, stamp: int, step: int) -> list[MetricRow]:
     prefix = f"correlation/{found.mode}/{found.name}"
-    names = ("n", "spearman", "spearman_low", "spearman_high", "kendall", "kendall_low", "kendall_high")
+    names = ("n", "spearman", "spearman_p", "kendall", "kendall_p")
     values = {name: getattr(found, name) for name in names}
     return [(f"{prefix}/{name}", value, stamp, step) for name, value in values.items() if value is not None]
+
+
+def _worth_metrics(found: ScoreWorth, stamp: int, step: int) -> list[MetricRow]:
+    """What has a value: an interval may have no end, and a score no number."""
+    values = {} if found.worth is None else to_dict(found.worth)
+    return [(f"worth/{found.score}/{name}", value, stamp, step) for name, value in values.items() if isfinite(value)]
 
 
 def _start_ms(record: TrialRecord) -> int | None:

@@ -1,0 +1,117 @@
+"""What each measured score was worth in a sweep, from its finished trials; or why that has no number."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from unfreeze.components.selection import Selection, parse_selection
+from unfreeze.evidence.correlate import has_plasticity, score_selections
+from unfreeze.evidence.effects import NUM_DRAWS, Slope, slope
+from unfreeze.evidence.exchange import exchanges
+from unfreeze.evidence.model import LinearEffects, Points, Posterior, Terms
+from unfreeze.records import COMPONENTS, ModelFacts, PlasticityTable, ScoreWorth, TrialRecord, TrialState, Worth
+
+MIN_TRIALS, MIN_COMPONENTS = 8, 4
+
+
+def weigh_scores(
+    plasticity: PlasticityTable, trials: Sequence[TrialRecord], model: ModelFacts
+) -> tuple[ScoreWorth, ...]:
+    """Of each mode of plasticity, then each rival score: β in accuracy, at the accuracy of the median selection.
+
+    Finished trials of components alone count (`has_plasticity`), whatever searched; the others ended at another budget
+    or have no place on the score's axis.
+    """
+    finished = [t for t in trials if t.state is TrialState.FINISHED and t.reports]
+    selections = [parse_selection(t.spec.selection, num_blocks=model.num_blocks) for t in finished]
+    kept = [(t, s) for t, s in zip(finished, selections, strict=True) if has_plasticity(s)]
+    trouble = _trouble([trial for trial, _ in kept], [selection for _, selection in kept])
+    if trouble is not None:
+        return tuple(_nothing(score, len(kept), trouble) for score in plasticity.by_group)
+    whole = all(str(selection) == "+".join(selection.components) for _, selection in kept)
+    num_groups = 1 if whole else model.num_blocks
+    with threadpool_limits(limits=1):  # the same bits on every machine
+        effects = _fit(kept, num_groups)
+        accuracy = median(score.val_accuracy for score in score_selections([t for t, _ in kept], model))
+        sizes = np.log(np.maximum(_by_switch(model.parameters, model.num_blocks, num_groups).ravel(), 1))
+        return tuple(
+            _weigh(score, groups, effects, sizes, model.num_blocks, num_groups, accuracy, len(kept))
+            for score, groups in plasticity.by_group.items()
+        )
+
+
+def _trouble(trials: Sequence[TrialRecord], selections: Sequence[Selection]) -> str | None:
+    """Why trials give no number, whatever the score."""
+    accuracies = [trial.best_val_accuracy for trial in trials if trial.best_val_accuracy is not None]
+    components = {name for selection in selections for name in selection.components}
+    if len(trials) < MIN_TRIALS:
+        return f"{len(trials)} finished trials of components are too few, it takes {MIN_TRIALS}"
+    if not all(map(math.isfinite, accuracies)):
+        return "an accuracy is not finite"
+    if len(set(accuracies)) == 1:
+        return f"every trial has the same accuracy, {accuracies[0]:.2%}"
+    if len(components) < MIN_COMPONENTS:
+        return f"only {', '.join(sorted(components))} were trained, it takes {MIN_COMPONENTS} of the components"
+    if len({str(selection) for selection in selections}) == len(selections):
+        return "every selection was run once, which cannot tell an effect from a run’s luck"
+    return None
+
+
+def _fit(kept: Sequence[tuple[TrialRecord, Selection]], num_groups: int) -> LinearEffects:
+    """The trials' likelihood, a switch per component or, where some blocks were trained alone, per block of one."""
+    switches = np.zeros((len(kept), len(COMPONENTS), num_groups))
+    for row, (_, selection) in enumerate(kept):
+        for block, name in selection.members:
+            switches[row, COMPONENTS.index(name), block if num_groups > 1 else 0] = 1
+    rates = [trial.spec.learning_rate for trial, _ in kept]
+    nothing = np.zeros(len(COMPONENTS) * num_groups)
+    kinds = np.repeat(np.arange(len(COMPONENTS)), num_groups)
+    terms = Terms.of(nothing, np.ones(len(kinds)), kinds, rates=(min(rates), max(rates)))
+    points = Points(switches.reshape(len(kept), -1), np.log10(rates))
+    accuracies = np.array([trial.best_val_accuracy for trial, _ in kept])
+    return Posterior(terms, points, accuracies).linear_effects(NUM_DRAWS)
+
+
+def _by_switch(values: Mapping[str, float], num_blocks: int, num_groups: int) -> np.ndarray:
+    """(components, groups) from "3.mha" → value: by block, or where components are whole the mean over blocks."""
+    found = np.array([[values[f"{block}.{name}"] for block in range(num_blocks)] for name in COMPONENTS])
+    return found if num_groups > 1 else found.mean(1, keepdims=True)
+
+
+def _weigh(
+    score: str,
+    groups: Mapping[str, float],
+    effects: LinearEffects,
+    sizes: np.ndarray,
+    num_blocks: int,
+    num_groups: int,
+    accuracy: float,
+    num_trials: int,
+) -> ScoreWorth:
+    values = _by_switch(groups, num_blocks, num_groups)
+    if not np.isfinite(values).all():
+        return _nothing(score, num_trials, "the score is not finite everywhere")
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return _nothing(score, num_trials, "the score is the same everywhere")
+    exchanged = values[exchanges(len(COMPONENTS))].reshape(-1, values.size)
+    worth = _in_accuracy(slope(effects, exchanged, sizes), accuracy)
+    return ScoreWorth(score=score, num_trials=num_trials, worth=worth)
+
+
+def _in_accuracy(found: Slope, accuracy: float) -> Worth:
+    rate = accuracy * (1 - accuracy)  # of the logistic function
+    return Worth(
+        mean=rate * found.mean,
+        low=rate * found.low,
+        high=rate * found.high,
+        positive=found.positive,
+        p=found.p,
+        bayes_factor=math.exp(min(found.log_bayes_factor, 700)),
+    )
+
+
+def _nothing(score: str, num_trials: int, reason: str) -> ScoreWorth:
+    return ScoreWorth(score=score, num_trials=num_trials, trouble=reason)
