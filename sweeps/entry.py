@@ -1,9 +1,11 @@
 """What the entry scripts share: Hydra composes, `load_config` checks, an error of the user's is one message."""
 
+import contextlib
 import errno
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,7 @@ def launch(action: Callable[["Config"], None], *, experiment: str | None = None)
     """Compose the configuration from the command line, over ``experiment`` if given, and run ``action`` with it.
 
     Exit codes: 2 for what the user must mend, 75 where cluster or store broke down under the sweep (EX_TEMPFAIL: the
-    same command goes on), 130 for an interrupted sweep, 141 when nobody reads the result any more.
+    same command goes on), 130 after Ctrl-C and 143 after SIGTERM, 141 when nobody reads the result any more.
     """
     from unfreeze.report.streams import sound_streams
 
@@ -86,12 +88,14 @@ def store_defaults() -> None:
     ConfigStore.instance().store(name="every_option", node=config_to_dict(Config()))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _exit_codes() -> Iterator[None]:
     """An error that somebody must mend as one message, and its exit code as `launch` says."""
     from unfreeze.errors import InfrastructureError, SweepInterrupted, UnfreezeError
     from unfreeze.report.streams import say
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         yield
     except UnfreezeError as error:
@@ -101,13 +105,24 @@ def _exit_codes() -> Iterator[None]:
         say(f"error: {error}")
         sys.exit(75)
     except SweepInterrupted as interruption:
-        say(str(interruption))
-        sys.exit(130)
+        sys.exit(interruption.exit_code)
     except OSError as error:
         if error.errno not in _SURROUNDINGS:
             raise
         say(f"error: {error.strerror}: {error.filename or 'no file named'}; make room there, or see to its permissions")
         sys.exit(2)
+
+
+def _stop(number: int, _: object) -> None:
+    """Ctrl-C and SIGTERM: the first says how to go on and unwinds the command, the second ends it where it stands."""
+    from unfreeze.errors import SweepInterrupted
+
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, lambda number, _: os._exit(128 + number))
+    interruption = SweepInterrupted(number)
+    with contextlib.suppress(OSError):  # at once, since a job that is stopped has three seconds; and not by `print`,
+        os.write(2, f"{interruption}\n".encode())  # in the middle of which the signal may have come
+    raise interruption
 
 
 def recompose(experiment: str, *overrides: str) -> "Config":

@@ -106,6 +106,9 @@ class SweepConfig:
     seed: NonNegativeInt = option(0, "every random number of the sweep derives from it")
     checkpoint_gib: NonNegativeFloat = option(0.0, "best checkpoints kept, the losers' deleted first; 0: all are kept")
     retry_failed: bool = option(False, "run failed trials again, until the test has been opened; false: once is enough")
+    takeover: bool = option(
+        False, "wait for the end of another driver's lease instead of refusing to start; one that is alive keeps it"
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -456,7 +459,7 @@ class Config:
 FREE_SECTIONS = ("cluster", "storage", "tracking", "trial", "probe", "paper", "dry_run")
 # how work is cut and what is kept of it, the same runs chosen from differently or begun again.
 FREE_OPTIONS = {
-    "sweep": ("checkpoint_gib", "retry_failed"),
+    "sweep": ("checkpoint_gib", "retry_failed", "takeover"),
     "data": ("cache_dir", "cache_gib", "num_workers"),
     "plasticity": ("num_actors",),
     "finetune": ("micro_batch_size", "eval_batch_size", "prefix_cache_gib"),

@@ -1,5 +1,7 @@
 """Errors a person can mend: each names the value that is wrong and the way out."""
 
+import signal
+
 
 class UnfreezeError(ValueError):
     """Base of every error that the user, not the developer, must fix; printed without a traceback."""
@@ -53,5 +55,19 @@ class InfrastructureError(Exception):
     """Cluster or store broke down under the sweep: no trial is to blame, and the same command goes on."""
 
 
-class SweepInterrupted(Exception):
-    """The sweep was stopped before its end; what finished is kept and the same command goes on."""
+class SweepHeldError(InfrastructureError):
+    """Another driver runs the sweep."""
+
+
+class SweepInterrupted(KeyboardInterrupt):
+    """Stopped by a signal before its end: Ctrl-C, or SIGTERM of a job, a pod or Slurm. What finished is kept.
+
+    No `Exception`: nothing that takes an error for a trial's or a slot's may take this one.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number  # as a shell reports it
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}: nothing that finished is lost, run the same command and it "
+            f"goes on where it stopped (exit code {self.exit_code})"
+        )

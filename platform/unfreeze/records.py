@@ -62,6 +62,7 @@ class TrialRecord:
     error: str | None = None
     slot: str | None = None  # who ran it last
     attempts: int = 1  # 1 + the times it was taken up again
+    lease: int = 0  # of the driver for which it was written last; 0: of none
 
     @property
     def best_val_accuracy(self) -> float | None:

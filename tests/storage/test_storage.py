@@ -51,6 +51,29 @@ class TestContract:
         assert storage.read("a") == b"new"
         assert storage.keys() == ["a"]
 
+    def test_creates_once(self, storage: Storage) -> None:
+        assert storage.create("x/a", b"first")
+        assert not storage.create("x/a", b"second")
+        assert storage.read("x/a") == b"first"
+        assert storage.keys() == ["x/a"]
+        storage.delete("x/a")
+        assert storage.create("x/a", b"third")
+
+    def test_of_many_who_create_one_succeeds(self, storage: Storage) -> None:
+        with ThreadPoolExecutor(8) as threads:
+            for name in "abcde":
+                made = list(threads.map(lambda who, name=name: storage.create(name, bytes([who])), range(8)))
+                assert made.count(True) == 1
+                assert storage.read(name) == bytes([made.index(True)])
+
+    def test_writing_beside_deleting_finds_its_place(self, storage: Storage) -> None:
+        """A folder that holds nothing more goes with its last object, perhaps under another writer's hands."""
+        with ThreadPoolExecutor(4) as threads:
+            for _ in range(20):
+                writes = [threads.submit(storage.write, f"deep/down/{name}", b"x") for name in "ab"]
+                deletes = [threads.submit(storage.delete, f"deep/down/{name}") for name in "ab"]
+                assert [done.exception() for done in writes + deletes] == [None] * 4
+
     def test_a_missing_object_is_a_key_error(self, storage: Storage) -> None:
         storage.write("folder/a", b"1")
         for key in ("b", "folder/b", "nowhere/a", "folder/a/b"):
@@ -140,6 +163,17 @@ def test_folder_that_cannot_be_written_is_named_with_the_way_out(tmp_path: Path)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=f"{tmp_path}/file/runs/.*choose another storage"):
         check_writable(FolderStorage(tmp_path / "file" / "runs"))
+
+
+def test_folder_without_objects_is_gone(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path / "root")
+    storage.write("x/y/a", b"1")
+    storage.write("x/b", b"2")
+    storage.delete("x/y/a")
+    assert [path.name for path in (tmp_path / "root/x").iterdir()] == ["b"]
+    storage.delete("x/b")
+    assert list(tmp_path.iterdir()) == [tmp_path / "root"]
+    assert list((tmp_path / "root").iterdir()) == []
 
 
 def test_folder_shows_no_partial_file_after_a_failing_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

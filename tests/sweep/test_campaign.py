@@ -1,5 +1,6 @@
 """Sweeps one after another, some of which fail; and the command that runs the paper's."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,10 +53,10 @@ def test_what_fails_is_reported_and_the_rest_still_runs(
     assert said.count("Traceback") == 1  # of the bug alone
 
 
-@pytest.mark.parametrize("signal", [SweepInterrupted("stopped"), KeyboardInterrupt()])
-def test_an_interrupt_ends_it_all(signal: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = run_with({"pet": signal, "cifar10": "evidence"}, monkeypatch)
-    with pytest.raises(type(signal)):
+@pytest.mark.parametrize("stop", [SweepInterrupted(signal.SIGTERM), KeyboardInterrupt()])
+def test_an_interrupt_ends_it_all(stop: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = run_with({"pet": stop, "cifar10": "evidence"}, monkeypatch)
+    with pytest.raises(type(stop)):
         run_campaign(configs("pet", "cifar10"))
     assert begun == ["paper-pet"]
 

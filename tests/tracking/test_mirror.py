@@ -5,6 +5,7 @@ import html
 import logging
 import math
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -288,11 +289,12 @@ class TestThread:
         mirror.close()  # a second time does nothing
 
     @pytest.mark.parametrize(
-        ("error", "status"), [(KeyboardInterrupt, "KILLED"), (SweepInterrupted, "KILLED"), (RuntimeError, "FAILED")]
+        ("error", "status"),
+        [(KeyboardInterrupt(), "KILLED"), (SweepInterrupted(signal.SIGTERM), "KILLED"), (RuntimeError(), "FAILED")],
     )
     def test_status_of_a_sweep_that_broke_off_and_of_its_resumption(self, config, ledger, error, status):
         ledger.delete("final.json")
-        with pytest.raises(error), MlflowMirror(config, ledger):
+        with pytest.raises(type(error)), MlflowMirror(config, ledger):
             raise error
         _, runs = runs_by_key(config)
         assert runs["sweep"].info.status == status

@@ -109,7 +109,9 @@ class Journal:
     def _is_late(self) -> bool:
         """Whether this slot was given up and another has the trial: its record and checkpoints are no longer ours."""
         now = self._slot.ledger.trial(self._trial.trial_id)
-        return now is not None and (now.state.is_final or now.attempts > self._attempt)
+        if now is None:
+            return False
+        return now.state.is_final or (now.lease, now.attempts) > (self._slot.ledger.lease or 0, self._attempt)
 
     def _read_checkpoint(self) -> Checkpoint | None:
         """The trial's last checkpoint with the reports up to it; None where there is none that fits."""

@@ -8,7 +8,7 @@ needs; its record stays open, whatever the reason.
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from unfreeze.errors import ConfigError, DeviceMemoryError, SelectionError, UnfreezeError
+from unfreeze.errors import ConfigError, DeviceMemoryError, InfrastructureError, SelectionError, UnfreezeError
 from unfreeze.records import TrialRecord, TrialState
 
 
@@ -52,7 +52,7 @@ def whose(error: Exception) -> Fault:
     """Whose fault an attempt's error is. What nobody foresaw is the slot's: a fresh process may not meet it."""
     if isinstance(error, _OWN):
         return Fault.TRIAL
-    return Fault.INFRASTRUCTURE if isinstance(error, UnfreezeError) else Fault.SLOT
+    return Fault.INFRASTRUCTURE if isinstance(error, UnfreezeError | InfrastructureError) else Fault.SLOT
 
 
 def failed(record: TrialRecord, reason: str) -> TrialRecord:

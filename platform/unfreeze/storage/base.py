@@ -1,5 +1,6 @@
 """The storage protocol and the choice of an implementation."""
 
+import uuid
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,10 @@ class Storage(Protocol):
 
     def write(self, key: str, data: bytes) -> None:
         """Create or replace an object. Raises `StorageError`."""
+        ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object that must not be there yet; False where it is. Of several callers at once, one gets True."""
         ...
 
     def keys(self, prefix: str = "") -> list[str]:
@@ -62,7 +67,7 @@ def check_writable(storage: Storage) -> None:
     Raises:
         StorageError: with the location and the cause.
     """
-    key, content = ".unfreeze-write-check", b"ok"
+    key, content = f".unfreeze-write-check-{uuid.uuid4().hex}", b"ok"  # two starts at once must not meet
     storage.write(key, content)
     if storage.read(key) != content:
         raise StorageError(f"{storage.url('')} does not return what was written to it; choose another storage=…")

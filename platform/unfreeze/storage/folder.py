@@ -3,7 +3,9 @@
 import contextlib
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from unfreeze.errors import StorageError
 
@@ -24,21 +26,16 @@ class FolderStorage:
             raise StorageError(f"cannot read {self.url(key)}: {error.strerror}; check its permissions") from error
 
     def write(self, key: str, data: bytes) -> None:
-        path = self._path(key)
-        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{path.name}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # without it a power cut can leave an empty file behind the rename
+        with self._written(key, data) as (temporary, path):
             temporary.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise StorageError(
-                f"cannot write {self.url(key)}: {error.strerror}; choose another storage=… or mend its permissions"
-            ) from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._written(key, data) as (temporary, path):
+            try:
+                os.link(temporary, path)  # the one call that fails where there is something, on NFS too
+            except FileExistsError:
+                return False
+            return True
 
     def keys(self, prefix: str = "") -> list[str]:
         # Walk only the folder the prefix names: a sweep's root holds thousands of objects below other prefixes.
@@ -51,18 +48,54 @@ class FolderStorage:
         return sorted(key for key in keys if key.startswith(prefix))
 
     def delete(self, key: str) -> None:
+        path = self._path(key)
         try:
-            self._path(key).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except NotADirectoryError:  # there is no such object
             return
         except OSError as error:
             raise StorageError(f"cannot delete {self.url(key)}: {error.strerror}") from error
+        for folder in path.parents:  # one without objects is none, as on S3
+            try:
+                if folder == self._root:
+                    break
+                folder.rmdir()
+            except OSError:  # not empty
+                break
 
     def url(self, key: str) -> str:
         return str(self._path(key))
+
+    @contextlib.contextmanager
+    def _written(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        """The bytes in a file beside the object's, which is gone afterwards if it has not been moved; and that path."""
+        path = self._path(key)
+        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{path.name}")
+        try:
+            with _opened(temporary) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # without it a power cut can leave an empty file behind the rename
+            yield temporary, path
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {self.url(key)}: {error.strerror}; choose another storage=… or mend its permissions"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         path = self._root / key
         if ".." in Path(key).parts or not path.is_relative_to(self._root):
             raise StorageError(f"a key must stay below {self._root}, but got {key!r}")
         return path
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A new file, its folder made if need be; again where a deletion has just taken the empty folder away."""
+    for _ in range(100):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return path.open("wb")
+    return path.open("wb")

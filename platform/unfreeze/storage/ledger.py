@@ -1,11 +1,12 @@
 """The ledger: a sweep's append-only record, and the only truth. Optuna's study and MLflow's runs are views of it."""
 
+import functools
 import json
 from dataclasses import replace
 from typing import Any
 
 from unfreeze.config import FREE_OPTIONS, FREE_SECTIONS, Config, changed_keys, config_to_dict
-from unfreeze.errors import StorageError, SweepMismatchError
+from unfreeze.errors import InfrastructureError, StorageError, SweepMismatchError
 from unfreeze.records import TestResult, TrialRecord, TrialState, to_dict, trial_record_from_dict
 from unfreeze.storage.base import Storage, open_storage
 
@@ -16,19 +17,21 @@ _LOST_BY_TUNE = "Tune lost the trial; see Ray's logs"
 class Ledger:
     """Objects of one sweep below ``{storage}/{sweep}/``.
 
-    ``config.json``, ``environment.json``, ``facts.json``, ``plasticity.json``, ``trials/<id>.json``,
-    ``checkpoints/<id>/…``, ``test.json``, ``final.json``, ``report.html``, ``export/…``, ``mlflow.json``
-    (which MLflow runs are ours).
+    ``lease/<number>.json``, ``config.json``, ``environment.json``, ``facts.json``, ``plasticity.json``,
+    ``trials/<id>.json``, ``checkpoints/<id>/…``, ``test.json``, ``final.json``, ``report.html``, ``export/…``,
+    ``mlflow.json`` (which MLflow runs are ours).
     Each trial has one writer at a time, the slot that runs it, so no object is ever written by two.
     """
 
-    def __init__(self, location: str, sweep: str) -> None:
+    def __init__(self, location: str, sweep: str, *, lease: int | None = None) -> None:
+        """``lease``: the driver's, see `storage.lease`; once there is a higher one nothing is written. None: always."""
+        self.lease = lease
         self.location = location
         self.sweep = sweep
         self.storage: Storage = open_storage(location)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Ledger, (self.location, self.sweep))
+        return (functools.partial(Ledger, lease=self.lease), (self.location, self.sweep))
 
     def is_claimed(self, config: Config) -> bool:
         """Whether the sweep has begun, with this configuration.
@@ -71,6 +74,7 @@ class Ledger:
             return None
 
     def write_trial(self, record: TrialRecord) -> None:
+        record = replace(record, lease=self.lease or record.lease)
         self.write_json(f"trials/{record.spec.trial_id}.json", to_dict(record))
 
     def tests(self) -> dict[str, TestResult]:
@@ -88,19 +92,37 @@ class Ledger:
             return None
 
     def write_json(self, key: str, value: Any) -> None:
-        self.write_bytes(key, json.dumps(value, indent=1, sort_keys=True).encode())
+        self.write_bytes(key, _json(value))
+
+    def create_json(self, key: str, value: Any) -> bool:
+        """Write an object that must not be there yet; False where it is."""
+        return self.storage.create(self._key(key), _json(value))
 
     def read_bytes(self, key: str) -> bytes:
         return self.storage.read(self._key(key))
 
     def write_bytes(self, key: str, data: bytes) -> None:
+        self._check_lease()
         self.storage.write(self._key(key), data)
 
     def delete(self, key: str) -> None:
+        self._check_lease()
         self.storage.delete(self._key(key))
 
     def url(self, key: str) -> str:
         return self.storage.url(self._key(key))
+
+    def highest_lease(self) -> int:
+        """Number of the last driver that took the sweep; 0 before the first."""
+        keys = self.storage.keys(self._key("lease/"))
+        return max((int(key.rpartition("/")[2].removesuffix(".json")) for key in keys), default=0)
+
+    def _check_lease(self) -> None:
+        if self.lease is not None and (highest := self.highest_lease()) > self.lease:
+            raise InfrastructureError(
+                f"another driver has taken sweep {self.sweep!r} over ({self.url(f'lease/{highest:05d}.json')} says "
+                f"which); this one writes nothing more"
+            )
 
     def _read_trial(self, key: str) -> TrialRecord:
         raw = self._parse(key, self.read_bytes(key))
@@ -122,6 +144,10 @@ class Ledger:
             return json.loads(data)
         except ValueError as error:
             raise StorageError(f"{self.url(key)} is not JSON ({error}); restore it or delete it to redo it") from error
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode()
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from unfreeze.errors import StorageError
 
+_THERE_ALREADY = {"PreconditionFailed", "412"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 
 
@@ -54,6 +55,20 @@ class S3Storage:
             self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
         except (BotoCoreError, ClientError) as error:
             raise self._explain("write", key, error) from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        while True:
+            try:
+                self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*")
+                return True
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                if code in _THERE_ALREADY:  # ours, where a lost answer was asked for again
+                    return self.read(key) == data
+                if code != "ConditionalRequestConflict":  # two at once, and S3 could not say which
+                    raise self._explain("create", key, error) from error
+            except BotoCoreError as error:
+                raise self._explain("create", key, error) from error
 
     def keys(self, prefix: str = "") -> list[str]:
         return [key for key, _ in self.fingerprints(prefix)]

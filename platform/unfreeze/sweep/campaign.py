@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Mapping
 
 from unfreeze.config import Config
-from unfreeze.errors import InfrastructureError, SweepInterrupted, UnfreezeError
+from unfreeze.errors import InfrastructureError, UnfreezeError
 from unfreeze.records import Evidence
 from unfreeze.report.streams import say
 from unfreeze.sweep.preflight import check_sweep
@@ -28,8 +28,6 @@ def run_campaign(configs: Mapping[str, Config]) -> tuple[dict[str, Evidence], di
         try:
             check_sweep(config)
             evidence[name] = run_sweep(config)
-        except SweepInterrupted:
-            raise
         except (UnfreezeError, InfrastructureError) as error:
             errors[name] = str(error)
         except Exception as error:  # whatever it was, days of other sweeps do not hang on it

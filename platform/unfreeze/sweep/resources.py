@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,17 +41,22 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     address = config.address
     if address in (None, "auto"):
         address = os.environ.get("RAY_ADDRESS") or address or "local"
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if address == "local":
         _start()
     else:
         _join(address)
     try:
+        if threading.current_thread() is threading.main_thread():  # where alone Ray takes SIGTERM for itself
+            signal.signal(signal.SIGTERM, on_sigterm)
         yield
     finally:
         ray.shutdown()
 
 
 def _set_variables(config: ClusterConfig) -> None:
+    # Ctrl-C unwinds the command wherever it is, and Tune has no say in it.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     # Tune writes its own state to a folder we never read: the ledger is the truth…
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from unfreeze.config import Config
 from unfreeze.cost.model import cost_model
-from unfreeze.errors import InfrastructureError, SweepInterrupted
+from unfreeze.errors import InfrastructureError
 from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import DataFacts, Evidence, ModelFacts, PlasticityTable, TrialState, final_result_from_dict
 from unfreeze.report.settings import redact
@@ -27,6 +27,7 @@ from unfreeze.slots.outcome import reopened
 from unfreeze.slots.pool import SlotPool
 from unfreeze.slots.trial import SlotTrial
 from unfreeze.storage.base import check_writable
+from unfreeze.storage.lease import hold
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.environment import describe_environment
 from unfreeze.sweep.gather import read_evidence
@@ -51,23 +52,33 @@ def run_sweep(config: Config) -> Evidence:
     ledger = Ledger(config.storage, config.sweep.name)
     check_writable(ledger.storage)
     say(f"sweep {ledger.sweep}: ledger {ledger.url('')}, MLflow {redact(config.tracking.uri or 'off')}")
-    if not ledger.is_claimed(config) or not is_final(config, ledger):
-        with ray_cluster(config.cluster):
-            num_slots = count_slots(config.cluster, concurrency=config.search.concurrency)
-            model, data, plasticity = pre_pass(config, ledger)
-            if config.sweep.retry_failed:
-                reopen_failed(ledger)
-            search = plan_search(config, ledger, model, data, plasticity)
-            ledger.claim(config)  # not before all is checked: a mistake must not take the name
-            with no_trial_is_to_blame(), MlflowMirror(config.tracking, ledger) as mirror:
-                ledger.write_json("environment.json", describe_environment())
-                if not search.is_complete:
-                    run_trials(config, ledger, search, mirror, num_slots=num_slots, data=data)
-                open_test(config, ledger, data)
-    evidence = read_evidence(ledger)
-    with MlflowMirror(config.tracking, ledger) as mirror:
-        publish(evidence, ledger, mirror)
-    return evidence
+    with hold(ledger, takeover=config.sweep.takeover) as ledger:
+        if not ledger.is_claimed(config) or not is_final(config, ledger):
+            with ray_cluster(config.cluster):
+                find_answer(config, ledger)
+        evidence = read_evidence(ledger)
+        with MlflowMirror(config.tracking, ledger) as mirror:
+            publish(evidence, ledger, mirror)
+        return evidence
+
+
+def find_answer(config: Config, ledger: Ledger) -> None:
+    """Measure, plan, run every trial that has no outcome yet, then break the seal of the test images.
+
+    Raises:
+        UnfreezeError, InfrastructureError: as `run_sweep`.
+    """
+    num_slots = count_slots(config.cluster, concurrency=config.search.concurrency)
+    model, data, plasticity = pre_pass(config, ledger)
+    if config.sweep.retry_failed:
+        reopen_failed(ledger)
+    search = plan_search(config, ledger, model, data, plasticity)
+    ledger.claim(config)  # not before all is checked: a mistake must not take the name
+    with no_trial_is_to_blame(), MlflowMirror(config.tracking, ledger) as mirror:
+        ledger.write_json("environment.json", describe_environment())
+        if not search.is_complete:
+            run_trials(config, ledger, search, mirror, num_slots=num_slots, data=data)
+        open_test(config, ledger, data)
 
 
 def is_final(config: Config, ledger: Ledger) -> bool:
@@ -120,7 +131,6 @@ def run_trials(
 
     Raises:
         InfrastructureError: no slot is left, the store is gone, or Tune keeps losing a trial.
-        SweepInterrupted: stopped by a signal.
     """
     if num_slots > config.search.concurrency:
         logger.warning(
@@ -156,7 +166,5 @@ def run_trials(
             ),
         )
         tuner.fit()
-    if search.abandoned:
-        raise InfrastructureError(f"{search.abandoned}; {GOES_ON}")
     if not search.is_complete:
-        raise SweepInterrupted("the sweep was interrupted; run the same command and it goes on where it stopped")
+        raise InfrastructureError(f"{search.abandoned or 'Ray Tune ended before the last trial'}; {GOES_ON}")

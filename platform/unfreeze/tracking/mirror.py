@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from unfreeze.config import TrackingConfig
-from unfreeze.errors import SweepInterrupted
 from unfreeze.records import Evidence, TrialState
 from unfreeze.report.settings import redact
 from unfreeze.storage.ledger import Ledger
@@ -55,8 +54,7 @@ class MlflowMirror:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # An interrupt was asked for; any other exception was not.
-        broken = kind is not None and issubclass(kind, Exception) and not issubclass(kind, SweepInterrupted)
+        broken = kind is not None and issubclass(kind, Exception)  # an interrupt is none, and was asked for
         self.close("FINISHED" if kind is None else "FAILED" if broken else "KILLED")
 
     def notify(self) -> None:
@@ -105,7 +103,7 @@ class MlflowMirror:
                 self._wake.wait()
             self._wake.clear()
             failures = 0 if self._try_sync() else failures + 1
-            self._closing.wait(min(_PAUSE_S * 2**failures, _MAX_BACKOFF_S))
+            self._closing.wait(min(_PAUSE_S * 2 ** min(failures, 10), _MAX_BACKOFF_S))
         self._try_sync()
 
     def _try_sync(self) -> bool:
