@@ -24,7 +24,11 @@ class DataError(UnfreezeError):
 
 
 class StorageError(UnfreezeError):
-    """The storage location cannot be read or written."""
+    """The storage location cannot be read or written. ``may_pass``: nobody need mend it, such as a line that is cut."""
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class SweepMismatchError(UnfreezeError):

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from unfreeze.config import FinetuneConfig
+from unfreeze.data.pixels.batches import TrainBatches
 from unfreeze.data.sets.catalog import Dataset
 from unfreeze.errors import DeviceMemoryError
 from unfreeze.finetune.loop import finetune
@@ -77,6 +78,32 @@ def test_a_trial_trains_the_same_batch_in_smaller_pieces(
     device.tried.clear()
     run(warm, data, make_spec(), make_config())  # the slot remembers
     assert set(device.tried) == {2}
+
+
+def test_no_room_for_the_next_batch_is_had_by_smaller_pieces_too(
+    data: Dataset,
+    make_warm: Callable[..., WarmModel],
+    make_spec: Callable[..., TrialSpec],
+    make_config: Callable[..., FinetuneConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch is made beside the step before it, whose activations take the room."""
+    expected = run(make_warm(), data, make_spec(), make_config())
+    warm, errors = make_warm(), [FULL]
+    device, whole = Small(warm.module, most=8), TrainBatches.iterate
+
+    def iterate(batches: TrainBatches, first_step: int, num_steps: int) -> Iterator[Any]:
+        for step, batch in enumerate(whole(batches, first_step, num_steps), first_step):
+            if step == 2 and errors:
+                raise errors.pop()
+            yield batch
+
+    monkeypatch.setattr(TrainBatches, "iterate", iterate)
+    reports = run(warm, data, make_spec(), make_config())
+    assert device.tried[:4] == [8, 8, 4, 4]
+    assert set(device.tried[2:]) == {4}
+    assert warm.fitting == {"mha": 4}
+    assert [r.val_loss for r in reports] == pytest.approx([r.val_loss for r in expected], rel=1e-5)
 
 
 def test_where_one_image_does_not_fit_the_trial_fails_with_the_way_out(

@@ -83,9 +83,26 @@ class Training:
         )
 
     def batches(self, first_step: int) -> Generator[Batch]:
-        """This worker's share of each batch from ``first_step`` on; to be closed: it may hold threads and processes."""
+        """This worker's share of each batch from ``first_step`` on; to be closed: it may hold threads and processes.
+
+        Raises:
+            DeviceMemoryError: the device has no room for the next batch, however small the pieces it trains in.
+        """
         source = self._batches if self._prefix is None else self._prefix
-        return source.iterate(first_step, self.num_steps)
+        step = first_step
+        while step < self.num_steps:
+            try:
+                with contextlib.closing(source.iterate(step, self.num_steps)) as made:
+                    for batch in made:
+                        yield batch
+                        step += 1
+                return
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = error.with_traceback(None)  # whose frames would keep what was made alive
+            self._micro.halve(failure)  # it is made beside a step, whose activations take the room
+            self._warm.fitting[self._trial.selection] = self._micro.size
 
     def enter(self, step: int) -> None:
         """Training mode, and dropout's numbers as they are at ``step`` whatever was drawn before."""

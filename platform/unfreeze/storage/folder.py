@@ -1,6 +1,7 @@
 """Storage in a folder, local or on a shared file system."""
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import BinaryIO
 
 from unfreeze.errors import StorageError
 
+# What a shared file system says while its server restarts or its line is cut.
+_PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
 _TEMPORARY = ".tmp-"
 
 
@@ -23,7 +26,10 @@ class FolderStorage:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise KeyError(key) from None
         except OSError as error:
-            raise StorageError(f"cannot read {self.url(key)}: {error.strerror}; check its permissions") from error
+            raise StorageError(
+                f"cannot read {self.url(key)}: {error.strerror}; check its permissions",
+                may_pass=error.errno in _PASSING,
+            ) from error
 
     def write(self, key: str, data: bytes) -> None:
         with self._written(key, data) as (temporary, path):
@@ -79,7 +85,8 @@ class FolderStorage:
             yield temporary, path
         except OSError as error:
             raise StorageError(
-                f"cannot write {self.url(key)}: {error.strerror}; choose another storage=… or mend its permissions"
+                f"cannot write {self.url(key)}: {error.strerror}; choose another storage=… or mend its permissions",
+                may_pass=error.errno in _PASSING,
             ) from error
         finally:
             with contextlib.suppress(OSError):

@@ -9,6 +9,7 @@ from unfreeze.config import FREE_OPTIONS, FREE_SECTIONS, Config, changed_keys, c
 from unfreeze.errors import InfrastructureError, StorageError, SweepMismatchError
 from unfreeze.records import TestResult, TrialRecord, TrialState, to_dict, trial_record_from_dict
 from unfreeze.storage.base import Storage, open_storage
+from unfreeze.storage.patience import patiently
 
 # Until November 2026 what Ray Tune had lost was recorded as the trial's failure.
 _LOST_BY_TUNE = "Tune lost the trial; see Ray's logs"
@@ -63,7 +64,7 @@ class Ledger:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial's record, by index."""
-        keys = [key for key in self.storage.keys(self._key("trials/")) if key.endswith(".json")]
+        keys = [key for key in self._keys("trials/") if key.endswith(".json")]
         records = [self._read_trial(key.removeprefix(self._key(""))) for key in keys]
         return sorted(records, key=lambda record: record.spec.index)
 
@@ -96,26 +97,26 @@ class Ledger:
 
     def create_json(self, key: str, value: Any) -> bool:
         """Write an object that must not be there yet; False where it is."""
-        return self.storage.create(self._key(key), _json(value))
+        return patiently(lambda: self.storage.create(self._key(key), _json(value)))
 
     def read_bytes(self, key: str) -> bytes:
-        return self.storage.read(self._key(key))
+        return patiently(lambda: self.storage.read(self._key(key)))
 
     def write_bytes(self, key: str, data: bytes) -> None:
         self._check_lease()
-        self.storage.write(self._key(key), data)
+        patiently(lambda: self.storage.write(self._key(key), data))
 
     def delete(self, key: str) -> None:
         self._check_lease()
-        self.storage.delete(self._key(key))
+        patiently(lambda: self.storage.delete(self._key(key)))
 
     def url(self, key: str) -> str:
         return self.storage.url(self._key(key))
 
     def highest_lease(self) -> int:
         """Number of the last driver that took the sweep; 0 before the first."""
-        keys = self.storage.keys(self._key("lease/"))
-        return max((int(key.rpartition("/")[2].removesuffix(".json")) for key in keys), default=0)
+        numbers = (key.rpartition("/")[2].removesuffix(".json") for key in self._keys("lease/"))
+        return max(map(int, numbers), default=0)
 
     def _check_lease(self) -> None:
         if self.lease is not None and (highest := self.highest_lease()) > self.lease:
@@ -135,6 +136,9 @@ class Ledger:
         if record.error == _LOST_BY_TUNE:
             return replace(record, state=TrialState.RUNNING, error=None)
         return record
+
+    def _keys(self, prefix: str) -> list[str]:
+        return patiently(lambda: self.storage.keys(self._key(prefix)))
 
     def _key(self, key: str) -> str:
         return f"{self.sweep}/{key}"

@@ -6,11 +6,12 @@ from typing import Any
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config as BotoConfig
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
 from unfreeze.errors import StorageError
 
 _THERE_ALREADY = {"PreconditionFailed", "412"}
+_PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 
 
@@ -105,6 +106,11 @@ class S3Storage:
             raise self._explain("download", key, error) from error
 
     def _explain(self, verb: str, key: str, error: Exception) -> StorageError:
+        if isinstance(error, ClientError):
+            may_pass = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in _PASSING_STATUS
+        else:
+            may_pass = isinstance(error, HTTPClientError | IncompleteReadError)  # no answer, or half of one
         return StorageError(
-            f"cannot {verb} {self.url(key)}: {error}; check bucket, AWS_ENDPOINT_URL, region and credentials"
+            f"cannot {verb} {self.url(key)}: {error}; check bucket, AWS_ENDPOINT_URL, region and credentials",
+            may_pass=may_pass,
         )
