@@ -22,6 +22,7 @@ from ray.train.torch import TorchTrainer
 
 from unfreeze.records import TrialSpec, to_dict
 from unfreeze.slots.board import Board
+from unfreeze.slots.outcome import Settled
 from unfreeze.slots.trial import SlotTrial
 
 NUM_WORKERS = 2
@@ -45,8 +46,8 @@ def empty_slot(arguments: dict[str, Any]) -> None:
         if job is None or rank > 0:
             continue
         report = {"images_seen": 1, "val_accuracy": 0.5}
-        ray.get(board.push.remote(slot_id, job["job_id"], job["attempt"], [report]))
-        ray.get(board.finish.remote(slot_id, job["job_id"], job["attempt"], {"state": "finished"}))
+        ray.get(board.push.remote(slot_id, job, [report]))
+        ray.get(board.finish.remote(slot_id, job, Settled()))
 
 
 def fit_trainer(train_loop: Any, arguments: dict[str, Any], folder: str, name: str) -> None:
@@ -87,6 +88,7 @@ def measure_warm(num_trials: int, folder: str) -> float:
     import threading
 
     board = ray.remote(num_cpus=0)(Board).remote(3600.0)
+    ray.get(board.expect.remote(["slot-0"]))
     slot = threading.Thread(target=fit_trainer, args=(empty_slot, {"board": board}, folder, "slot-0"), daemon=True)
     slot.start()
     while not ray.get(board.status.remote())["slots"]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -19,11 +20,15 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, logger="unfreeze.slots.board")
 
 
-def play(story: Story, *, heartbeat_timeout_s: float = SECONDS_LONG) -> None:
-    """Run a story against a fresh board, and close the board so that nothing is left running."""
+def play(story: Story, *, heartbeat_timeout_s: float = SECONDS_LONG, is_open: bool = True) -> None:
+    """Run a story against a fresh board, and close the board so that nothing is left running. ``is_open``: told
+    which slots there are.
+    """
 
     async def told() -> None:
         board = Board(heartbeat_timeout_s)
+        if is_open:
+            await board.expect(["slot-0", "a", "b"])
         try:
             await story(board)
         finally:
@@ -35,6 +40,11 @@ def play(story: Story, *, heartbeat_timeout_s: float = SECONDS_LONG) -> None:
 
 def job(name: str, attempt: int = 1) -> dict[str, Any]:
     return {"job": {"job_id": name, "trial": {"of": name}, "attempt": attempt}}
+
+
+def held(name: str, attempt: int = 1) -> dict[str, Any]:
+    """A job as a slot has it in hand."""
+    return job(name, attempt)["job"]
 
 
 def report(number: int) -> dict[str, Any]:
@@ -66,8 +76,9 @@ def test_jobs_are_taken_in_the_order_they_came() -> None:
         await submit(board, "one", "two", "three")
         assert [await board.take("a", 0), await board.take("b", 0)] == [job("one"), job("two")]
         assert await board.status() == {"slots": ["a", "b"], "queued": ["three"], "running": ["one", "two"]}
-        await board.finish("a", "one", 1, Settled())
+        await board.finish("a", held("one", 1), Settled())
         assert await board.take("a", 0) == job("three")
+        await board.finish("b", held("two", 1), Settled())
         assert await board.take("b", 0) == NOTHING
 
     play(story)
@@ -104,11 +115,11 @@ def test_a_follower_hears_as_soon_as_there_is_news() -> None:
         waiting = asyncio.create_task(board.follow("job", 0, SECONDS_LONG))
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        assert await board.push("slot-0", "job", 1, [report(1)])
+        assert await board.push("slot-0", held("job", 1), [report(1)])
         assert await asyncio.wait_for(waiting, 1) == {"reports": [report(1)], "outcome": None}
         waiting = asyncio.create_task(board.follow("job", 1, SECONDS_LONG))
         await asyncio.sleep(0.01)
-        await board.finish("slot-0", "job", 1, Settled())
+        await board.finish("slot-0", held("job", 1), Settled())
         assert await asyncio.wait_for(waiting, 1) == {"reports": [], "outcome": Settled()}
 
     play(story)
@@ -117,18 +128,9 @@ def test_a_follower_hears_as_soon_as_there_is_news() -> None:
 def test_without_news_both_are_empty() -> None:
     async def story(board: Board) -> None:
         await start(board)
+        await board.join("b")
         assert await board.follow("job", 0, 0.01) == {"reports": [], "outcome": None}
-        assert await board.take("slot-0", 0.01) == NOTHING
-
-    play(story)
-
-
-def test_only_a_slot_that_joined_gets_a_job() -> None:
-    async def story(board: Board) -> None:
-        await submit(board, "one")
-        assert await board.take("stranger", 0) == NOTHING
-        await board.join("stranger")
-        assert await board.take("stranger", 0) == job("one")
+        assert await board.take("b", 0.01) == NOTHING
 
     play(story)
 
@@ -169,7 +171,7 @@ def test_a_slot_that_gives_signs_of_life_keeps_its_job(sign: str) -> None:
             if sign == "heartbeat":
                 await board.heartbeat("slot-0")
             else:
-                assert await board.push("slot-0", "job", 1, [report(k) for k in range(number)])
+                assert await board.push("slot-0", held("job", 1), [report(k) for k in range(number)])
         assert await board.take("b", 0) == NOTHING
 
     play(story, heartbeat_timeout_s=0.2)
@@ -179,15 +181,15 @@ def test_a_slot_that_comes_back_late_cannot_touch_the_run_that_replaced_it() -> 
     async def story(board: Board) -> None:
         await start(board)
         await board.join("b")
-        await board.push("slot-0", "job", 1, [report(1)])
+        await board.push("slot-0", held("job", 1), [report(1)])
         await board.lose("slot-0", "taken for dead")
         await board.join("slot-0")
         assert await board.take("b", 0) == job("job", attempt=2)
-        assert not await board.push("slot-0", "job", 1, [report(1), report(7)])
-        await board.finish("slot-0", "job", 1, Lost("late"))
+        assert not await board.push("slot-0", held("job", 1), [report(1), report(7)])
+        await board.finish("slot-0", held("job", 1), Lost("late"))
         assert await board.follow("job", 0, 0) == {"reports": [report(1)], "outcome": None}
-        assert await board.push("b", "job", 2, [report(1), report(2)])
-        await board.finish("b", "job", 2, Settled())
+        assert await board.push("b", held("job", 2), [report(1), report(2)])
+        await board.finish("b", held("job", 2), Settled())
         assert (await board.follow("job", 2, 0))["outcome"] == Settled()
 
     play(story)
@@ -198,9 +200,9 @@ def test_the_same_slot_in_an_earlier_attempt_is_stale_too() -> None:
         await start(board)
         await board.join("slot-0")  # restarted, and takes its own job again
         assert await board.take("slot-0", 0) == job("job", attempt=2)
-        assert not await board.push("slot-0", "job", 1, [report(1)])
-        await board.finish("slot-0", "job", 1, Lost("late"))
-        assert await board.push("slot-0", "job", 2, [report(1)])
+        assert not await board.push("slot-0", held("job", 1), [report(1)])
+        await board.finish("slot-0", held("job", 1), Lost("late"))
+        assert await board.push("slot-0", held("job", 2), [report(1)])
         assert await board.follow("job", 0, 0) == {"reports": [report(1)], "outcome": None}
 
     play(story)
@@ -209,8 +211,8 @@ def test_the_same_slot_in_an_earlier_attempt_is_stale_too() -> None:
 def test_a_finished_job_stays_finished() -> None:
     async def story(board: Board) -> None:
         await start(board)
-        await board.finish("slot-0", "job", 1, Settled())
-        await board.finish("slot-0", "job", 1, Lost("late"))
+        await board.finish("slot-0", held("job", 1), Settled())
+        await board.finish("slot-0", held("job", 1), Lost("late"))
         await board.join("slot-0")
         assert await board.take("slot-0", 0) == NOTHING
         assert (await board.follow("job", 0, 0))["outcome"] == Settled()
@@ -241,7 +243,7 @@ def test_a_job_that_comes_on_between_deaths_is_none_of_their_causes() -> None:
         for attempt in range(1, 10):
             assert await board.take("a", 0) == job("long", attempt)
             if attempt % 3 == 0:
-                assert await board.push("a", "long", attempt, [report(k) for k in range(attempt)])
+                assert await board.push("a", held("long", attempt), [report(k) for k in range(attempt)])
             await board.join("a")
         assert (await board.follow("long", 9, 0))["outcome"] is None
 
@@ -254,8 +256,8 @@ def test_a_slot_that_goes_down_over_a_job_says_why() -> None:
         await board.join("a")
         for attempt in (1, 2, 3):
             assert await board.take("a", 0) == job("poison", attempt)
-            await board.drop("a", "poison", attempt, f"AcceleratorError: illegal access {attempt}")
-            await board.drop("a", "poison", attempt, "the same again")  # Ray may call twice
+            await board.drop("a", held("poison", attempt), f"AcceleratorError: illegal access {attempt}")
+            await board.drop("a", held("poison", attempt), "the same again")  # Ray may call twice
             await board.join("a")
         outcome = (await board.follow("poison", 0, 0))["outcome"]
         assert isinstance(outcome, Deadly)
@@ -270,8 +272,8 @@ def test_a_late_slot_drops_nothing() -> None:
         await board.join("b")
         await board.lose("slot-0", "taken for dead")
         assert await board.take("b", 0) == job("job", attempt=2)
-        await board.drop("slot-0", "job", 1, "too late")
-        assert await board.push("b", "job", 2, [report(1)])
+        await board.drop("slot-0", held("job", 1), "too late")
+        assert await board.push("b", held("job", 2), [report(1)])
 
     play(story)
 
@@ -282,9 +284,9 @@ def test_a_slot_is_started_again_as_long_as_it_gets_something_done(useful: str) 
         await board.expect(["slot-0"])
         await start(board)
         if useful == "report":
-            await board.push("slot-0", "job", 1, [report(1)])
+            await board.push("slot-0", held("job", 1), [report(1)])
         elif useful == "finish":
-            await board.finish("slot-0", "job", 1, Settled())
+            await board.finish("slot-0", held("job", 1), Settled())
         elif useful == "poison":  # the job's doing
             for attempt in (2, 3):
                 await board.join("slot-0")
@@ -335,10 +337,10 @@ def test_the_last_followers_leaving_ends_a_running_job_at_its_next_report() -> N
         await start(board)
         await submit(board, "job", follower="g")
         await board.leave("job", "f")
-        assert await board.push("slot-0", "job", 1, [report(1)])
+        assert await board.push("slot-0", held("job", 1), [report(1)])
         await board.leave("job", "g")
-        assert not await board.push("slot-0", "job", 1, [report(1), report(2)])
-        await board.finish("slot-0", "job", 1, Interrupted())
+        assert not await board.push("slot-0", held("job", 1), [report(1), report(2)])
+        await board.finish("slot-0", held("job", 1), Interrupted())
         assert (await board.follow("job", 2, 0))["outcome"] == Interrupted()
 
     play(story)
@@ -369,7 +371,7 @@ def test_a_cancelled_job_whose_slot_dies_is_interrupted_not_queued() -> None:
 def test_leaving_a_finished_job_changes_nothing() -> None:
     async def story(board: Board) -> None:
         await start(board)
-        await board.finish("slot-0", "job", 1, Settled())
+        await board.finish("slot-0", held("job", 1), Settled())
         for _ in range(2):
             await board.leave("job", "f")
         assert (await board.follow("job", 0, 0))["outcome"] == Settled()
@@ -381,9 +383,10 @@ def test_a_job_submitted_twice_runs_once() -> None:
     async def story(board: Board) -> None:
         await submit(board, "one")
         await submit(board, "one", follower="g")
-        await board.join("a")
+        for slot in ("a", "b"):
+            await board.join(slot)
         assert await board.take("a", 0) == job("one")
-        assert await board.take("a", 0) == NOTHING
+        assert await board.take("b", 0) == NOTHING
 
     play(story)
 
@@ -401,7 +404,7 @@ def test_a_follower_that_comes_after_the_last_has_left_gets_its_job(running: boo
         await submit(board, "job", follower="g")
         if not running:
             assert (await board.take("slot-0", 0))["job"] is not None
-        assert await board.push("slot-0", "job", 1, [report(1)])
+        assert await board.push("slot-0", held("job", 1), [report(1)])
 
     play(story)
 
@@ -415,19 +418,107 @@ def test_a_resumed_jobs_follower_sees_every_report_once(seen_before: int) -> Non
         await start(board)
         seen: list[dict[str, Any]] = []
         for number in range(1, 3):
-            await board.push("slot-0", "job", 1, [report(k) for k in range(1, number + 1)])
+            await board.push("slot-0", held("job", 1), [report(k) for k in range(1, number + 1)])
             if number <= seen_before:
                 seen += (await board.follow("job", len(seen), 0))["reports"]
         await board.join("slot-0")
         assert await board.take("b", 0) == job("job", attempt=2)
         for number in range(2, 6):  # from the checkpoint of the first report
-            await board.push("b", "job", 2, [report(k) for k in range(1, number + 1)])
+            await board.push("b", held("job", 2), [report(k) for k in range(1, number + 1)])
             seen += (await board.follow("job", len(seen), 0))["reports"]
-        await board.finish("b", "job", 2, Settled())
+        await board.finish("b", held("job", 2), Settled())
         assert await board.follow("job", len(seen), 0) == {"reports": [], "outcome": Settled()}
         assert seen == [report(k) for k in range(1, 6)]
 
     play(story)
+
+
+# --- a board made anew ------------------------------------------------------------------------------------------------
+
+
+def test_a_new_board_hands_out_nothing_before_it_is_told_its_slots() -> None:
+    async def story(board: Board) -> None:
+        assert await board.is_new()
+        await submit(board, "one")
+        assert await board.take("a", 0) == NOTHING
+        waiting = asyncio.create_task(board.take("a", SECONDS_LONG))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await board.expect(["a"])
+        assert not await board.is_new()
+        assert await asyncio.wait_for(waiting, 1) == job("one")
+
+    play(story, is_open=False)
+
+
+@pytest.mark.parametrize("sign", ["heartbeat", "push", "submit, heartbeat", "finish"])
+def test_a_running_job_goes_on_under_a_new_board(sign: str) -> None:
+    """Its slot tells of it, before or after its follower has submitted it again; nobody else gets it."""
+
+    async def story(board: Board) -> None:
+        if "submit" in sign:
+            await submit(board, "long")
+        else:
+            assert await board.follow("long", 1, 0) is None
+        if "heartbeat" in sign:
+            await board.heartbeat("slot-0", held("long", 2))
+        elif sign == "push":
+            assert await board.push("slot-0", held("long", 2), [report(1), report(2)])
+        else:
+            await board.finish("slot-0", held("long", 2), Settled())
+        await submit(board, "long")
+        await board.expect(["slot-0", "b"])
+        assert await board.take("b", 0) == NOTHING
+        if sign != "finish":
+            assert await board.push("slot-0", held("long", 2), [report(k) for k in (1, 2, 3)])
+            assert (await board.follow("long", 1, 0)) == {"reports": [report(2), report(3)], "outcome": None}
+            await board.finish("slot-0", held("long", 2), Settled())
+        assert (await board.follow("long", 3, 0)) == {"reports": [], "outcome": Settled()}
+
+    play(story, is_open=False)
+
+
+def test_a_running_job_whose_slot_died_with_the_board_is_taken_by_another() -> None:
+    async def story(board: Board) -> None:
+        await submit(board, "long")
+        await board.expect(["slot-0", "b"])
+        assert await board.take("b", 0) == job("long", 1)
+        assert not await board.push("slot-0", held("long", 2), [report(1)])  # it was only silent: too late
+        assert await board.push("b", held("long", 1), [report(1)])
+
+    play(story, is_open=False)
+
+
+def test_leaving_what_a_new_board_never_heard_of_changes_nothing() -> None:
+    async def story(board: Board) -> None:
+        await board.leave("gone", "f")
+        assert await board.status() == {"slots": [], "queued": [], "running": []}
+
+    play(story, is_open=False)
+
+
+def test_a_slot_that_did_not_hear_the_answer_is_given_the_same_job() -> None:
+    """Ray repeats a call, or its first answer went to a process that had died."""
+
+    async def story(board: Board) -> None:
+        await start(board)
+        await submit(board, "other")
+        assert await board.take("slot-0", 0) == job("job")
+        assert (await board.status())["queued"] == ["other"]
+
+    play(story)
+
+
+def test_a_board_that_stood_still_does_not_take_its_slots_for_dead() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        time.sleep(0.5)  # stopped, and its slots with nobody to speak to
+        await asyncio.sleep(0.03)
+        await board.heartbeat("slot-0", held("job"))
+        await asyncio.sleep(0.1)
+        assert await board.push("slot-0", held("job"), [report(1)])
+
+    play(story, heartbeat_timeout_s=0.3)
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------

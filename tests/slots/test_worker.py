@@ -117,7 +117,7 @@ def test_a_trial_ends_and_the_board_hears_it(alone: Slot) -> None:
     record = alone.ledger.trial(SPEC.trial_id)
     assert record is not None
     assert record.state is TrialState.FINISHED
-    assert alone.board.finish.calls == [("slot-0", SPEC.trial_id, 1, Settled())]
+    assert alone.board.finish.calls == [("slot-0", JOB, Settled())]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_what_would_happen_again_is_the_trials_and_recorded(error: Exception, al
     record = alone.ledger.trial(SPEC.trial_id)
     assert record is not None
     assert (record.state, record.error) == (TrialState.FAILED, f"{type(error).__name__}: {error}")
-    assert alone.board.finish.calls == [("slot-0", SPEC.trial_id, 1, Settled())]
+    assert alone.board.finish.calls == [("slot-0", JOB, Settled())]
 
 
 @pytest.mark.parametrize("error", [StorageError("cannot write"), DataError("no such folder")])
@@ -139,7 +139,7 @@ def test_what_the_infrastructure_lacks_leaves_the_trial_open_and_the_slot_alive(
     record = alone.ledger.trial(SPEC.trial_id)
     assert record is not None
     assert record.state is TrialState.RUNNING
-    assert alone.board.finish.calls == [("slot-0", SPEC.trial_id, 1, Lost(f"{type(error).__name__}: {error}"))]
+    assert alone.board.finish.calls == [("slot-0", JOB, Lost(f"{type(error).__name__}: {error}"))]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_sticky_device_error_and_what_nobody_foresaw_end_the_slot_not_the_tria
     record = alone.ledger.trial(SPEC.trial_id)
     assert record is not None
     assert record.state is TrialState.RUNNING
-    assert alone.board.drop.calls == [("slot-0", SPEC.trial_id, 1, f"{type(error).__name__}: {error}")]
+    assert alone.board.drop.calls == [("slot-0", JOB, f"{type(error).__name__}: {error}")]
     assert alone.board.finish.calls == []
 
 

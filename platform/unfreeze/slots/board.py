@@ -11,6 +11,7 @@ from unfreeze.slots.outcome import Deadly, Interrupted, Lost, Outcome
 
 logger = logging.getLogger(__name__)
 
+HEARTBEAT_S = 5.0  # between two of a slot's signs of life
 # A job that took this many slots down in a row without a new report is given up; more would only burn accelerators.
 _MAX_FRUITLESS = 3
 
@@ -37,8 +38,10 @@ class _Slot:
 class Board:
     """Jobs, slots and the messages between them. All in memory: the ledger is what survives.
 
-    Every message of a slot names the attempt it speaks of, so a slot that was given up and comes back late cannot touch
-    the run that replaced it.
+    Every message of a slot brings the job and the attempt it speaks of, so a slot that was given up and comes back late
+    cannot touch the run that replaced it. From the same messages a board that died is made anew: Ray restarts it empty,
+    slots tell what they hold, followers submit again, and nothing is handed out before the pool says which slots there
+    are. Every method may be called twice for the same thing: Ray repeats what it heard no answer to.
     """
 
     def __init__(self, heartbeat_timeout_s: float) -> None:
@@ -72,9 +75,12 @@ class Board:
         self._drop_if_no_slot_is_left()
         await self._announce()
 
-    async def follow(self, job_id: str, seen: int, wait_s: float) -> dict[str, Any]:
-        """Reports beyond the first ``seen`` and the outcome, once there is either; both empty after ``wait_s``."""
-        job = self._jobs[job_id]
+    async def follow(self, job_id: str, seen: int, wait_s: float) -> dict[str, Any] | None:
+        """Reports beyond the first ``seen`` and the outcome, once there is either; both empty after ``wait_s``. None:
+        the board was made anew since the job was submitted."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return None
         await self._wait(lambda: len(job.reports) > seen or job.outcome is not None, wait_s)
         return {"reports": job.reports[seen:], "outcome": job.outcome}
 
@@ -85,7 +91,9 @@ class Board:
         Tune may start a new actor for a trial and then hand the trial to a cached one (``reuse_actors``): the one that
         goes away must not take the job of the other with it.
         """
-        job = self._jobs[job_id]
+        job = self._jobs.get(job_id)
+        if job is None:
+            return
         job.followers.discard(follower)
         if job.followers:
             return
@@ -99,8 +107,6 @@ class Board:
 
     async def join(self, slot_id: str) -> None:
         """A slot's workers are up, perhaps again: whatever they held before is queued anew."""
-        if self._reaper is None:
-            self._reaper = asyncio.create_task(self._reap())
         await self._release(slot_id, "its worker group was restarted")
         before = self._slots.get(slot_id)
         self._slots[slot_id] = _Slot(last_heard=time.monotonic(), is_useful=before is not None and before.is_useful)
@@ -109,24 +115,33 @@ class Board:
     async def take(self, slot_id: str, wait_s: float) -> dict[str, Any]:
         """The next job as ``{"job": …}``, ``{"job": None}`` after ``wait_s``, or ``{"closed": True}``."""
         self._hear(slot_id)
-        await self._wait(lambda: self._queue or self._closed, wait_s)
+
+        def has_news() -> bool:
+            waiting = bool(self._queue) and self._expected_slots is not None
+            return self._closed or waiting or slot_id not in self._slots or self._slots[slot_id].job_id is not None
+
+        await self._wait(has_news, wait_s)
         if self._closed:
             return {"closed": True}
-        if not self._queue or slot_id not in self._slots:
+        slot = self._slots.get(slot_id)
+        if slot is None:  # lost while it waited
             return {"job": None}
-        job_id = self._queue.pop(0)
-        job = self._jobs[job_id]
-        job.attempt += 1
-        job.fruitless += 1
-        job.slot = slot_id
-        self._slots[slot_id].job_id = job_id
-        return {"job": {"job_id": job_id, "trial": job.trial, "attempt": job.attempt}}
+        if slot.job_id is None:  # else it asks again, not having heard the answer
+            if not self._queue or self._expected_slots is None:
+                return {"job": None}
+            slot.job_id = self._queue.pop(0)
+            job = self._jobs[slot.job_id]
+            job.attempt += 1
+            job.fruitless += 1
+            job.slot = slot_id
+        job = self._jobs[slot.job_id]
+        return {"job": {"job_id": slot.job_id, "trial": job.trial, "attempt": job.attempt}}
 
-    async def push(self, slot_id: str, job_id: str, attempt: int, reports: list[dict[str, Any]]) -> bool:
+    async def push(self, slot_id: str, held: dict[str, Any], reports: list[dict[str, Any]]) -> bool:
         """Set a job's reports (all so far); False: stop, the job was cancelled or given to another slot."""
-        self._hear(slot_id)
-        job = self._jobs[job_id]
-        if not self._is_current(job, slot_id, attempt):
+        self._hear(slot_id, held)
+        job = self._jobs[held["job_id"]]
+        if not self._is_current(job, slot_id, held):
             return False
         # A resumed job repeats nothing: its followers have seen a prefix of these.
         if len(reports) > len(job.reports):
@@ -136,30 +151,41 @@ class Board:
         await self._announce()
         return not job.cancelled
 
-    async def finish(self, slot_id: str, job_id: str, attempt: int, outcome: Outcome) -> None:
+    async def finish(self, slot_id: str, held: dict[str, Any], outcome: Outcome) -> None:
         """A job is over; its slot is free."""
-        self._hear(slot_id)
-        job = self._jobs[job_id]
-        if self._is_current(job, slot_id, attempt):
+        self._hear(slot_id, held)
+        job = self._jobs[held["job_id"]]
+        if self._is_current(job, slot_id, held):
             job.outcome = outcome
             self._slots[slot_id].job_id = None
             self._slots[slot_id].is_useful = True
         await self._announce()
 
-    async def drop(self, slot_id: str, job_id: str, attempt: int, reason: str) -> None:
+    async def drop(self, slot_id: str, held: dict[str, Any], reason: str) -> None:
         """A slot goes down over a job and could still say why."""
-        if self._is_current(self._jobs[job_id], slot_id, attempt):
+        self._hear(slot_id, held)
+        if self._is_current(self._jobs[held["job_id"]], slot_id, held):
             await self._release(slot_id, reason)
             await self._announce()
 
-    async def heartbeat(self, slot_id: str) -> None:
-        self._hear(slot_id)
+    async def heartbeat(self, slot_id: str, held: dict[str, Any] | None = None) -> None:
+        """A sign of life, with the job that the slot has in hand."""
+        self._hear(slot_id, held)
 
     # --- the pool's side --------------------------------------------------------------------------------------------
 
     async def expect(self, slot_ids: list[str]) -> None:
-        """Which slots there should be; when the last is lost, waiting jobs end as lost instead of waiting for ever."""
+        """Which slots there should be: from now on jobs are handed out, and when the last slot is lost, waiting jobs
+        end as lost instead of waiting for ever."""
         self._expected_slots = set(slot_ids)
+        if self._reaper is None:
+            self._reaper = asyncio.create_task(self._reap())
+        self._drop_if_no_slot_is_left()
+        await self._announce()
+
+    async def is_new(self) -> bool:
+        """Whether nobody has said which slots to expect: a board that was just made, perhaps instead of another."""
+        return self._expected_slots is None
 
     async def lose(self, slot_id: str, reason: str) -> bool:
         """A slot's Train run has failed. True: start another; False: the slot got nothing done, it is given up."""
@@ -190,9 +216,12 @@ class Board:
 
     async def _reap(self) -> None:
         """Take the job from a slot that fell silent. Should it speak again, it is behind by an attempt and stops."""
+        now = time.monotonic()
         while True:
             await asyncio.sleep(self._timeout_s / 4)
-            now = time.monotonic()
+            before, now = now, time.monotonic()
+            if now - before > self._timeout_s / 2:  # this process stood still: their signs of life are yet to be read
+                continue
             for slot_id, slot in list(self._slots.items()):
                 if slot.job_id is not None and now - slot.last_heard > self._timeout_s:
                     await self._release(slot_id, f"no sign of life for {self._timeout_s:.0f} s")
@@ -223,12 +252,21 @@ class Board:
             job = self._jobs[self._queue.pop(0)]
             job.outcome = Lost(f"no slot is left: {self._last_loss}")
 
-    def _is_current(self, job: _Job, slot_id: str, attempt: int) -> bool:
-        return job.outcome is None and job.slot == slot_id and job.attempt == attempt
+    def _is_current(self, job: _Job, slot_id: str, held: dict[str, Any]) -> bool:
+        return job.outcome is None and job.slot == slot_id and job.attempt == held["attempt"]
 
-    def _hear(self, slot_id: str) -> None:
-        if slot_id in self._slots:
-            self._slots[slot_id].last_heard = time.monotonic()
+    def _hear(self, slot_id: str, held: dict[str, Any] | None = None) -> None:
+        """Note a sign of life. A slot, or a job in its hands, that this board never saw is from before it was made."""
+        slot = self._slots.setdefault(slot_id, _Slot(last_heard=0.0, is_useful=True))
+        slot.last_heard = time.monotonic()
+        if held is None:
+            return
+        job_id = held["job_id"]
+        job = self._jobs.setdefault(job_id, _Job(held["trial"]))
+        if job.attempt == 0 and job.outcome is None and slot.job_id is None:
+            if job_id in self._queue:
+                self._queue.remove(job_id)
+            job.attempt, job.slot, slot.job_id = held["attempt"], slot_id, job_id
 
     async def _announce(self) -> None:
         async with self._changed:

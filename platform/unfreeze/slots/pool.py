@@ -1,5 +1,6 @@
 """The pool: starts the slots as Ray Train runs and notices when one is gone for good."""
 
+import contextlib
 import logging
 import tempfile
 import threading
@@ -11,6 +12,7 @@ from ray.train.torch import TorchTrainer
 
 from unfreeze.config import Config
 from unfreeze.records import DataFacts
+from unfreeze.slots.board import HEARTBEAT_S
 from unfreeze.storage.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ class SlotPool:
         self._ledger = ledger
         self._facts = facts
         self._threads: list[threading.Thread] = []
-        self._closed = False
+        self._closed = threading.Event()
 
     def __enter__(self) -> "SlotPool":
         ray.get(self._board.expect.remote(self._slot_ids))
@@ -46,14 +48,25 @@ class SlotPool:
             thread = threading.Thread(target=self._keep, args=(slot_id,), name=slot_id, daemon=True)
             thread.start()
             self._threads.append(thread)
+        threading.Thread(target=self._watch_board, name="board", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        ray.get(self._board.close.remote())
-        self._closed = True
+        self._closed.set()
+        with contextlib.suppress(ray.exceptions.RayError):  # the cluster is gone, and with it the slots
+            ray.get(self._board.close.remote(), timeout=_CLOSE_TIMEOUT_S)
         if kind is None:  # after an error nobody waits: leaving the cluster ends the slots
             for thread in self._threads:
                 thread.join(_CLOSE_TIMEOUT_S)
+
+    def _watch_board(self) -> None:
+        """A board that died was made anew by Ray, empty: once the slots have told what they hold, open it."""
+        while not self._closed.wait(HEARTBEAT_S):
+            with contextlib.suppress(ray.exceptions.RayError):  # seen to by whoever waits for an answer
+                if ray.get(self._board.is_new.remote()):
+                    logger.warning("the board died and was made anew; trials go on")
+                    if not self._closed.wait(2 * HEARTBEAT_S):
+                        ray.get(self._board.expect.remote(self._slot_ids))
 
     def _keep(self, slot_id: str) -> None:
         """Keep one slot up until it goes home, or its workers are restarted again and again for nothing."""
@@ -63,10 +76,14 @@ class SlotPool:
                 reason = "it went home"
             except Exception as error:  # whatever was raised where, the slot is gone and its job must go elsewhere
                 reason = f"{type(error).__name__}: {error}"
-            if self._closed:  # Ray may be shut down by now, and any call would start it again
+            if self._closed.is_set():  # Ray may be shut down by now, and any call would start it again
                 return
-            logger.error("%s went down: %s", slot_id, reason)
-            if not ray.get(self._board.lose.remote(slot_id, reason)):
+            logger.warning("%s went down: %s", slot_id, reason)
+            try:
+                if not ray.get(self._board.lose.remote(slot_id, reason)):
+                    self._slot_ids.remove(slot_id)
+                    return
+            except ray.exceptions.RayError:  # the cluster is gone; the trials see to it
                 return
 
     def _run(self, slot_id: str) -> None:

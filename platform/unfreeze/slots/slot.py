@@ -17,10 +17,9 @@ from unfreeze.finetune.prefix import PrefixCache, open_cache
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_base, input_size
 from unfreeze.records import DataFacts
+from unfreeze.slots.board import HEARTBEAT_S
 from unfreeze.slots.writer import Writer
 from unfreeze.storage.ledger import Ledger
-
-_HEARTBEAT_S = 5.0
 
 
 @dataclass(slots=True)
@@ -36,6 +35,7 @@ class Slot:
     data: Dataset
     prefixes: PrefixCache | None
     writer: Writer
+    held: dict[str, Any] | None = None  # the job in hand, as the board gave it
 
     @property
     def is_leader(self) -> bool:
@@ -54,8 +54,8 @@ class Slot:
 
         def beat() -> None:
             pause = threading.Event()
-            while not pause.wait(_HEARTBEAT_S):
-                self.board.heartbeat.remote(self.slot_id)
+            while not pause.wait(HEARTBEAT_S):
+                self.board.heartbeat.remote(self.slot_id, self.held)
 
         if self.is_leader:
             ray.get(self.board.join.remote(self.slot_id))

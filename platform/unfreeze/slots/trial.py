@@ -28,6 +28,9 @@ class SlotTrial(tune.Trainable):
         outcome: Outcome | None = None
         while not reports and outcome is None:
             news = ray.get(self._board.follow.remote(self._job_id, self._seen, _POLL_S))
+            if news is None:  # the board died, and another has its place
+                self._submit()
+                continue
             reports, outcome = news["reports"], news["outcome"]
         self._seen += len(reports)
         self._best = max(self._best, *(report["val_accuracy"] for report in reports), 0.0)
@@ -62,4 +65,8 @@ class SlotTrial(tune.Trainable):
         self._seen = 0
         self._best = 0.0
         self._latest = {"images_seen": 0, "val_accuracy": 0.0}
-        ray.get(self._board.submit.remote(self._job_id, config["trial"], self._follower))
+        self._trial = config["trial"]
+        self._submit()
+
+    def _submit(self) -> None:
+        ray.get(self._board.submit.remote(self._job_id, self._trial, self._follower))

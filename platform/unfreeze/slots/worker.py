@@ -43,21 +43,26 @@ def run_job(slot: Slot, job: dict[str, Any]) -> None:
     Raises what is the slot's fault, so that its processes are made anew, and of several workers whatever it is: the
     others wait in a collective, and only a restarted group is in step again.
     """
-    about = (slot.slot_id, job["job_id"], job["attempt"])
+    slot.held = job
     try:
         outcome = attempt(slot, job)
     except Exception as error:
         fault, reason = whose(error), f"{type(error).__name__}: {error}"
         logger.exception("%s: the %s's fault", job["job_id"], fault)
         if slot.is_leader and fault is Fault.SLOT:
-            ray.get(slot.board.drop.remote(*about, reason))
+            ray.get(slot.board.drop.remote(slot.slot_id, job, reason))
         elif slot.is_leader:
-            ray.get(slot.board.finish.remote(*about, Settled() if fault is Fault.TRIAL else Lost(reason)))
+            _finish(slot, job, Settled() if fault is Fault.TRIAL else Lost(reason))
         if fault is Fault.SLOT or slot.worker.world_size > 1:
             raise
         return
     if slot.is_leader:
-        ray.get(slot.board.finish.remote(*about, outcome))
+        _finish(slot, job, outcome)
+
+
+def _finish(slot: Slot, job: dict[str, Any], outcome: Outcome) -> None:
+    slot.held = None  # before: a sign of life must not bring back what is over
+    ray.get(slot.board.finish.remote(slot.slot_id, job, outcome))
 
 
 def attempt(slot: Slot, job: dict[str, Any]) -> Outcome:
@@ -99,7 +104,7 @@ def train(slot: Slot, journal: Journal, job: dict[str, Any]) -> TrialState:
         if slot.is_leader:
             journal.keep(progress, goes_on=not (progress.is_last or stopped))
             reports = [to_dict(report) for report in progress.reports]
-            go_on = ray.get(slot.board.push.remote(slot.slot_id, job["job_id"], job["attempt"], reports))
+            go_on = ray.get(slot.board.push.remote(slot.slot_id, job, reports))
         go_on = slot.agree(go_on)
         if stopped:
             return TrialState.STOPPED

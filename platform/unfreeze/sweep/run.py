@@ -140,7 +140,10 @@ def run_trials(
         )
     # An actor that asks for nothing is placed anywhere (ray#23343), and would be lost with a worker's node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote(config.cluster.heartbeat_timeout_s)
+    lasting = {"max_restarts": -1, "max_task_retries": -1}  # a board that dies is made anew, calls wait for it
+    board = ray.remote(num_cpus=0, scheduling_strategy=here, **lasting)(Board).remote(
+        config.cluster.heartbeat_timeout_s
+    )
     # Two sweeps on one cluster must not overwrite each other's trainable (ray#31330).
     trainable = f"unfreeze-{config.sweep.name}"
     # A trial waits for a slot and computes nothing; a request may not be empty, so it takes a crumb of the head node.
