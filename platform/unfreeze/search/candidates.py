@@ -1,5 +1,6 @@
 """Which configuration to try next, given the model: all of them looked at where they are few, a local search else."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,6 +10,21 @@ from unfreeze.evidence.model import Points, Posterior
 _NUM_RIVALS = 96  # that a run is held against; 48 did worse on the digits' table
 _NUM_RANDOM, _NUM_STARTS, _NUM_ROUNDS = 48, 3, 3  # of local search
 _FEW = 4  # of the learning rates every fourth, until the subsets are chosen
+_NUM_RATES = 25  # from the lowest to the highest, evenly in the logarithm
+_MAX_ENUMERATED = 10  # switches: with more, local search in place of every subset
+
+
+def rates_between(low: float, high: float) -> np.ndarray:
+    """log10 of the rates that are tried."""
+    return np.linspace(np.log10(low), np.log10(high), _NUM_RATES if high > low else 1)
+
+
+def every_subset(width: int, allowed: Callable[[np.ndarray], bool]) -> np.ndarray | None:
+    """(s, J): all that are allowed; None where there are too many to look at."""
+    if width > _MAX_ENUMERATED:
+        return None
+    every = np.array(list(itertools.product((0.0, 1.0), repeat=width)))
+    return every[[allowed(row) for row in every]]
 
 
 def at_every_rate(subsets: np.ndarray, log_rates: np.ndarray) -> Points:
@@ -34,7 +50,7 @@ class Candidates:
     Args:
         subsets: (s, J) of 0 and 1, every one that is allowed; None: too many to list.
         allowed: whether a subset, (J,), may be tried.
-        draw: an allowed subset at random; asked where samples miss the budget.
+        draw: an allowed subset at random, asked where samples miss the budget; None: they never do.
     """
 
     def __init__(
@@ -43,7 +59,7 @@ class Candidates:
         subsets: np.ndarray | None,
         *,
         allowed: Callable[[np.ndarray], bool],
-        draw: Callable[[np.random.Generator], np.ndarray],
+        draw: Callable[[np.random.Generator], np.ndarray] | None = None,
     ) -> None:
         self.subsets = subsets
         self._width, self._allowed, self._draw = width, allowed, draw
@@ -71,7 +87,7 @@ class Candidates:
             leading = np.argsort(-posterior.logits(tried)[0], kind="stable")[: 2 * _NUM_STARTS]
             starts.append(tried.switches[leading])
         found = self._only_allowed(starts)
-        return found if len(found) else np.stack([self._draw(rng) for _ in range(8)])
+        return np.stack([self._draw(rng) for _ in range(8)]) if not len(found) and self._draw else found
 
     def _only_allowed(self, subsets: Sequence[np.ndarray]) -> np.ndarray:
         unique = np.unique(np.concatenate(subsets), axis=0)

@@ -1,6 +1,5 @@
 """What the model of the evidence proposes: the configuration whose run is expected to tell most of what is best."""
 
-import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,16 +13,14 @@ from unfreeze.components.selection import Selection, count_trainable, parse_sele
 from unfreeze.config import SearchConfig
 from unfreeze.evidence.model import Points, Posterior, Terms
 from unfreeze.records import COMPONENTS, Contender, TrialRecord, TrialSpec, TrialState
-from unfreeze.search.candidates import Candidates, at_every_rate, most_telling
+from unfreeze.search.candidates import Candidates, at_every_rate, every_subset, most_telling, rates_between
 from unfreeze.search.sampler import draw_uniformly, observed_value
 from unfreeze.search.space import SearchSpace
 from unfreeze.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
 
-_NUM_RATES = 25  # from the lowest to the highest, evenly in the logarithm
 _REACH, _MOST = 0.5, 1.0  # decades beyond the best one's rate, and beyond the range, with search.extend_rates
-_MAX_ENUMERATED = 10  # switches: with more, local search in place of every subset
 _NUM_SAMPLES, _MAX_CONTENDERS = 1024, 100  # joint draws cost the cube of what is drawn
 
 
@@ -59,10 +56,7 @@ class ModelSampler:
             rates=(space.learning_rate_low, space.learning_rate_high),
         )
         self._candidates = Candidates(
-            len(self._names),
-            self._enumerate() if len(self._names) <= _MAX_ENUMERATED else None,
-            allowed=lambda switches: space.allows(self._selection(switches)),
-            draw=self._draw,
+            len(self._names), every_subset(len(self._names), self._allows), allowed=self._allows, draw=self._draw
         )
 
     @_one_thread
@@ -238,16 +232,15 @@ class ModelSampler:
 
     def _log_rates(self, posterior: Posterior, tried: Points) -> np.ndarray:
         """Of the range; where it may grow, as far as half a decade beyond the rate of what did best."""
-        low, high = np.log10([self._space.learning_rate_low, self._space.learning_rate_high])
-        if low == high:
-            return np.array([low])
-        step = (high - low) / (_NUM_RATES - 1)
-        below = above = 0
-        if self._space.extend_rates and len(tried):
-            leading = tried.log_rates[np.argmax(posterior.logits(tried)[0])]
-            below = int(np.clip(low - (leading - _REACH), 0, _MOST) / step)
-            above = int(np.clip(leading + _REACH - high, 0, _MOST) / step)
-        return low + step * np.arange(-below, _NUM_RATES + above)
+        rates = rates_between(self._space.learning_rate_low, self._space.learning_rate_high)
+        if not self._space.extend_rates or not len(tried) or len(rates) == 1:
+            return rates
+        step = rates[1] - rates[0]
+        leading = tried.log_rates[np.argmax(posterior.logits(tried)[0])]
+        below = int(np.clip(rates[0] - (leading - _REACH), 0, _MOST) / step)
+        above = int(np.clip(leading + _REACH - rates[-1], 0, _MOST) / step)
+        lower = rates[0] - step * np.arange(below, 0, -1)
+        return np.concatenate([lower, rates, rates[-1] + step * np.arange(1, above + 1)])
 
     def _best_rates(self, posterior: Posterior, log_rates: np.ndarray) -> Points:
         """Every subset at the rate of its highest expectation."""
@@ -256,9 +249,8 @@ class ModelSampler:
         means = posterior.logits(grid)[0].reshape(-1, len(log_rates))
         return grid[np.arange(len(means)) * len(log_rates) + means.argmax(1)]
 
-    def _enumerate(self) -> np.ndarray:
-        every = np.array(list(itertools.product((0.0, 1.0), repeat=len(self._names))))
-        return every[[self._space.allows(self._selection(row)) for row in every]]
+    def _allows(self, switches: np.ndarray) -> bool:
+        return self._space.allows(self._selection(switches))
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
         switches = self._switches(draw_uniformly(self._space, rng)[0])
