@@ -324,6 +324,8 @@ def main() -> None:
         for in_flight, (sampler, replay) in itertools.product(
             arguments.in_flight, samplers(table, full=arguments.full).items()
         ):
+            if in_flight > 1 and sampler not in ("tpe", "model:uniform", "model:informative", "model:reference"):
+                continue
             outcomes.append(repeat(table, sampler, replay, in_flight, arguments.repetitions))
             print(f"{outcomes[-1].name:40} {outcomes[-1].numbers}", flush=True)
     if arguments.save:

@@ -269,10 +269,28 @@ def test_flatten_and_redact():
 
 
 @pytest.mark.parametrize(
+    ("rate", "grows", "words"),
+    [
+        (0.03, True, ""),
+        (0.097, True, ""),
+        (0.2, True, " (the range, 0.001 to 0.1, grew: its end did best)"),
+        (0.95, True, " (at the end of what is tried, 0.0001 to 1; see search.learning_rate_high)"),
+        (0.097, False, " (at the end of what is tried, 0.001 to 0.1; see search.learning_rate_high)"),
+        (0.001, False, " (at the end of what is tried, 0.001 to 0.1; see search.learning_rate_low)"),
+    ],
+)
+def test_a_rate_at_an_end_of_the_range_is_said(evidence, rate, grows, words):
+    search = {**evidence.config["search"], "extend_rates": grows, "learning_rate_low": 1e-3, "learning_rate_high": 0.1}
+    chosen = dataclasses.replace(evidence.recommendation, learning_rate=rate)
+    found = dataclasses.replace(evidence, config={**evidence.config, "search": search}, recommendation=chosen)
+    assert dict(recommendation_rows(found))["learning rate"] == f"{rate:.3g}{words}"
+
+
+@pytest.mark.parametrize(
     ("near_best", "words"),
     [
         (0.93, "settled: within 0.5 points of the best with probability 93%; 0.10 points given away"),
-        (0.6, "undecided: within 0.5 points of the best with probability 60%; next is fc1 (95.00%); 0.10 points"),
+        (0.6, "undecided: within 0.5 points of the best with probability 60%; next is fc1 (95.00%, cheaper); 0.10 points"),
     ],
 )
 def test_the_choice_says_how_sure_it_is(evidence, near_best, words):

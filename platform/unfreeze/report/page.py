@@ -23,6 +23,7 @@ from unfreeze.report.terminal import NOTHING, make_console, make_table, print_li
 SETTLED = 0.9  # probability from which a choice is called settled
 WORTH_HEADINGS = ("score", "points of accuracy [95 %]", "P(β > 0)", "p", "Bayes factor")
 _WORTH_TITLE = "What one standard deviation more of each score is worth, size held fixed"
+_NEAR_END = 1.2  # times an end of the range of learning rates is still at that end
 
 _CAPTIONS = {
     "plasticity_by_block": "Plasticity of each component by block; bands are {interval}.",
@@ -109,7 +110,7 @@ def recommendation_rows(evidence: Evidence) -> list[tuple[str, str]]:
     share = chosen.trainable_parameters / evidence.model.num_parameters
     rows = [
         ("unfreeze", chosen.selection),
-        ("learning rate", f"{chosen.learning_rate:.3g}"),
+        ("learning rate", f"{chosen.learning_rate:.3g}{_at_an_end(chosen.learning_rate, evidence.config['search'])}"),
         ("validation accuracy", f"{mean_and_sd(chosen.val_accuracy, chosen.val_accuracy_sd)} {basis}"),
         ("trainable parameters", f"{chosen.trainable_parameters:,} ({share:.1%} of the model, head included)"),
     ]
@@ -140,11 +141,31 @@ def standing_rows(evidence: Evidence) -> list[tuple[str, str]]:
         verdict = f"undecided: within {points} of the best with probability {own.near_best:.0%}"
         rivals = [c for c in evidence.contenders if c.selection != own.selection]
         if rivals:
-            verdict += f"; next is {rivals[0].selection} ({rivals[0].expected:.2%})"
-    return [
+            sizes = {trial.spec.selection: trial.trainable_parameters for trial in evidence.trials}
+            cheaper = ", cheaper" if sizes[rivals[0].selection] < chosen.trainable_parameters else ""
+            verdict += f"; next is {rivals[0].selection} ({rivals[0].expected:.2%}{cheaper})"
+    rows = [
         ("expected accuracy", f"{own.expected:.2%} [{own.low:.2%}, {own.high:.2%}] (by all trials; 95 %)"),
         ("choice", f"{verdict}; {100 * own.loss:.2f} points given away on average"),
     ]
+    search = evidence.config["search"]
+    tried = sum(trial.spec.origin != "confirm" for trial in evidence.trials)
+    if search.get("settle") is not None and tried < search["num_trials"] and len(evidence.trials) > tried:
+        reason = f"settled to {search['settle']:g} points (search.settle)"
+        rows.append(("search ended", f"after {tried} of {search['num_trials']} trials: {reason}"))
+    return rows
+
+
+def _at_an_end(rate: float, search: dict[str, Any]) -> str:
+    """Whether a better rate may lie outside what was allowed; older sweeps' ranges never grew."""
+    if search["space"] == "grid" or search["learning_rate_low"] == search["learning_rate_high"]:
+        return ""
+    low, high = search["learning_rate_low"], search["learning_rate_high"]
+    reach = 10 if search.get("extend_rates", False) and search["sampler"] == "model" else 1
+    if not _NEAR_END * low / reach <= rate <= high * reach / _NEAR_END:
+        name = "low" if rate < _NEAR_END * low else "high"
+        return f" (at the end of what is tried, {low / reach:g} to {high * reach:g}; see search.learning_rate_{name})"
+    return "" if low <= rate <= high else f" (the range, {low:g} to {high:g}, grew: its end did best)"
 
 
 def worth_row(found: ScoreWorth) -> tuple[str, ...]:
