@@ -9,6 +9,7 @@ nothing was chosen.
 The figure (`ours`) is the largest gap, in points, between what was said and what was, over bins with enough of them.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ def main() -> None:
 def describe(name: str, said: list[Said]) -> dict:
     probability, near = np.concatenate([s.probability for s in said]), np.concatenate([s.near for s in said])
     bins = []
-    for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
+    for low, high in itertools.pairwise(EDGES):
         own = (probability >= low) & ((probability < high) | (high == 1))
         if own.any():
             bins.append({"said": float(probability[own].mean()), "were": float(near[own].mean()), "n": int(own.sum())})

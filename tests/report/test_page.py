@@ -290,7 +290,10 @@ def test_a_rate_at_an_end_of_the_range_is_said(evidence, rate, grows, words):
     ("near_best", "words"),
     [
         (0.93, "settled: within 0.5 points of the best with probability 93%; 0.10 points given away"),
-        (0.6, "undecided: within 0.5 points of the best with probability 60%; next is fc1 (95.00%, cheaper); 0.10 points"),
+        (
+            0.6,
+            "undecided: within 0.5 points of the best with probability 60%; next is fc1 (95.00%, cheaper); 0.10 points",
+        ),
     ],
 )
 def test_the_choice_says_how_sure_it_is(evidence, near_best, words):
