@@ -3,27 +3,33 @@
 None ends in a traceback, none exits 0 without its result in the place it named. What needs Ray is marked slow.
 """
 
+import builtins
 import json
 import os
 import pwd
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
+import types
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from arguments import for_hydra
 from configuring import SWEEPS, composed, problems_of
-from finished_sweep import make_evidence
+from finished_sweep import make_evidence, make_plasticity
+from processes import Processes
 
 from unfreeze.config import Config
 from unfreeze.errors import ClusterError, ConfigError, StorageError
+from unfreeze.library import Plasticity
 from unfreeze.load import load_config, text_options
-from unfreeze.records import to_dict
-from unfreeze.report.streams import say
+from unfreeze.records import COMPONENTS, to_dict
+from unfreeze.report.streams import say, watch
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.address import check_address
 from unfreeze.sweep.machine import check_train, count_cpus, find_token, provide_token, ray_folder
@@ -396,3 +402,102 @@ def test_a_closed_store_in_a_variable_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///mlruns")
     with pytest.raises(ConfigError, match=r"^MLFLOW_TRACKING_URI: .* tracking\.uri=… comes before it"):
         load_config({})
+
+
+# --- notebooks and wheels ---------------------------------------------------------------------------------------------
+
+
+class ZMQInteractiveShell:
+    """What rich takes for a notebook."""
+
+
+def test_in_a_notebook_the_text_is_what_it_is_in_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Plasticity(make_plasticity())
+    text = str(found)
+    assert len(text) > 300
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    assert str(found) == text
+    html = found._repr_html_()
+    assert html.startswith("<table")
+    places = [html.index(f"<th>{name}</th>") for name in COMPONENTS]
+    assert places == sorted(places)
+    assert all(f"<th>{mode}</th>" in html for mode in found.table.modes)
+
+
+def test_long_work_has_a_bar_in_a_notebook_and_none_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(watch(iter("ab"), total=2, what="letters")) == ["a", "b"]
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    assert list(watch(iter("ab"), total=2, what="letters")) == ["a", "b"]
+    said = capsys.readouterr()
+    assert "letters: 100%" in said.out  # standard output keeps its place among what the cell prints
+    assert said.err == ""
+
+
+def test_a_wheel_has_the_command_and_its_configuration(tmp_path: Path) -> None:
+    built = run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], ROOT)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    entry_points = next((tmp_path / "site").glob("*.dist-info/entry_points.txt")).read_text()
+    assert "unfreeze = unfreeze.command:main" in entry_points
+    command = [sys.executable, "-c", "from unfreeze.command import main; main()"]
+    site = {"PYTHONPATH": str(tmp_path / "site")}
+    shown = run([*command, "sweep", "--help"], tmp_path, **site)
+    assert shown.stdout.startswith("usage: unfreeze sweep [GROUP=FILE ...]"), shown.stderr
+    assert "demo, paper" in shown.stdout
+    wrong = run([*command, "sweeps"], tmp_path, **site)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("error: there is no command 'sweeps'\nusage: unfreeze {sweep,")
+    assert run(command, tmp_path, **site).returncode == 0
+
+
+# --- with Ray ---------------------------------------------------------------------------------------------------------
+
+
+def without_ray() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_workers_run_this_checkout_and_not_the_installed_one(tmp_path: Path, processes: Processes) -> None:
+    """In surroundings that would each have stopped it: a home and a TMPDIR that will not do, an empty RAY_ADDRESS."""
+    for name in ("platform", "sweeps"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    actor = tmp_path / "platform/unfreeze/plasticity/actor.py"
+    planted = 'import torch\n\n        raise __import__("unfreeze.errors").errors.DataError("planted here")\n'
+    actor.write_text(actor.read_text().replace("import torch\n", planted, 1))
+    long = tmp_path / ("a-rather-long-temporary-directory-of-a-batch-system/" * 2)
+    odd = {"HOME": "/proc/nohome", "TMPDIR": str(long), "RAY_ADDRESS": ""}
+    command = [sys.executable, tmp_path / "sweeps/vit_components.py", "experiment=demo", "tracking.uri=null"]
+    result = processes.run(command, cwd=tmp_path, quiet_s=90, env=without_ray() | odd)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.splitlines()[-1] == "error: planted here"
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_from_python_in_an_event_loop_on_a_ray_that_runs(tmp_path: Path, processes: Processes) -> None:
+    (tmp_path / "notebook.py").write_text("""
+import asyncio, ray, unfreeze
+
+async def cell():
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    options = {
+        "sweep": {"name": "here"}, "tracking": {"uri": None},
+        "data": {"max_train_images": 50, "max_val_images": 50}, "finetune": {"epochs": 1, "num_reports": 1},
+        "search": {"num_trials": 1, "confirm_top": 0},
+    }
+    print("unfreeze", unfreeze.sweep(options).selection, ray.is_initialized())
+
+asyncio.run(cell())
+""")
+    result = processes.run([sys.executable, "notebook.py"], cwd=tmp_path, quiet_s=120, env=without_ray())
+    assert result.returncode == 0, result.stderr
+    final = Ledger(str(tmp_path / "runs"), "here").read_json("final.json")
+    assert result.stdout.splitlines()[-1] == f"unfreeze {final['selection']} True"

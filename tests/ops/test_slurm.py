@@ -85,7 +85,7 @@ def test_a_head_workers_and_the_driver(job: Job) -> None:
     (head,) = (line for line in log if line.startswith("node-a: ray start"))
     workers = sorted(line for line in log if line.startswith(("node-b", "node-c")))
     (driver,) = (line for line in log if line.startswith("driver: "))
-    port = 20000 + int(JOB) % 4000 * 10
+    port = 20000 + int(JOB) % 1200 * 10
     address = f"RAY_ADDRESS=node-a:{port}"
     assert f"--head --port {port} " in head
     assert "RAY_ADDRESS= token=64" in head
