@@ -30,11 +30,15 @@ def main(config: "Config") -> None:
 
         show(terminal_plan([plan_sweep(own) for own in configs.values()]))
         return
+    from unfreeze.evidence.sets import pool_sweeps
     from unfreeze.report.paper import paper_table
+    from unfreeze.report.sets import sets_report
     from unfreeze.sweep.campaign import run_campaign
 
     evidence, errors = run_campaign(configs)
     show(paper_table(evidence), kept_at=config.storage)
+    if evidence:
+        show(sets_report(evidence, pool_sweeps(evidence, one_protocol=True)), kept_at=config.storage)
     if errors:
         listing = "\n".join(f"  {name}: {error}" for name, error in errors.items())
         raise UnfreezeError(

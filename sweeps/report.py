@@ -1,6 +1,7 @@
-"""The report of a sweep, finished or still running, from its ledger.
+"""The report of a sweep, finished or still running, from its ledger; or of several data sets' sweeps together.
 
 python sweeps/report.py sweep.name=demo
+python sweeps/report.py sweep=birds,flowers,pets
 """
 
 import sys
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
 
 def main(config: "Config") -> None:
+    if config.report.sweeps:
+        tell_several(config)
+    else:
+        tell_one(config)
+
+
+def tell_one(config: "Config") -> None:
     from unfreeze.errors import StorageError
     from unfreeze.report.page import html_report, terminal_report
     from unfreeze.report.streams import say, show
@@ -33,5 +41,29 @@ def main(config: "Config") -> None:
         show(f"report: {ledger.url('report.html')}")
 
 
+def tell_several(config: "Config") -> None:
+    from unfreeze.errors import ConfigError
+    from unfreeze.evidence.sets import pool_sweeps
+    from unfreeze.report.sets import sets_report
+    from unfreeze.report.streams import show
+    from unfreeze.storage.ledger import Ledger
+    from unfreeze.sweep.gather import read_evidence
+
+    names = config.report.sweeps
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"report.sweeps names {', '.join(twice)} twice, which would count twice; leave one out")
+    evidence = {name: read_evidence(Ledger(config.storage, name)) for name in names}
+    show(sets_report(evidence, pool_sweeps(evidence)))
+
+
+def spelled_out(argument: str) -> str:
+    """``sweep=a,b`` is short for ``report.sweeps=[a,b]``, ``sweep=a`` for ``sweep.name=a``."""
+    name, _, value = argument.partition("=")
+    if name == "sweep":
+        return f"report.sweeps=[{value}]" if "," in value else f"sweep.name={value}"
+    return argument
+
+
 if __name__ == "__main__":
+    sys.argv[1:] = [spelled_out(argument) for argument in sys.argv[1:]]
     launch(main)

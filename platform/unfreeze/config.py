@@ -436,6 +436,14 @@ class PaperConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ReportConfig:
+    """What `sweeps/report.py` tells, and how."""
+
+    __pydantic_config__ = _STRICT
+    sweeps: list[str] = option([], "told together, and pooled where they may be; []: `sweep.name` alone")
+
+
+@dataclass(kw_only=True, slots=True)
 class Config:
     """All of it; what belongs to no section stands in none."""
 
@@ -452,11 +460,12 @@ class Config:
     trial: TrialConfig = field(default_factory=TrialConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     dry_run: bool = option(False, "print what would run and what it would cost, start nothing")
 
 
 # What may differ between two runs of one sweep, since it changes no number: where it runs and who watches,
-FREE_SECTIONS = ("cluster", "storage", "tracking", "trial", "probe", "paper", "dry_run")
+FREE_SECTIONS = ("cluster", "storage", "tracking", "trial", "probe", "paper", "report", "dry_run")
 # how work is cut and what is kept of it, the same runs chosen from differently or begun again.
 FREE_OPTIONS = {
     "sweep": ("checkpoint_gib", "retry_failed", "takeover"),

@@ -250,6 +250,47 @@ class ScoreWorth:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pooled:
+    """What a score is worth over several data sets; intervals are 95 %, None with one set."""
+
+    mean: float  # on the average set
+    low: float | None
+    high: float | None
+    spread: float  # standard deviation between sets
+    next_low: float | None  # of the effect on a set like these; None with fewer than three
+    next_high: float | None
+    num_sets: int
+    p: float  # share of the exchanges of the components' labels, the same in every set, that do as well
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """One component against another over the sets, as the paper does; accuracies in points. p is None where no
+    difference or too few sets leave nothing to test."""
+
+    first: str
+    second: str
+    num_sets: int
+    difference: float  # mean of first − second
+    relative: float  # mean of 100·(first − second) / second
+    t_p: float | None  # paired t-test, two-sided
+    wilcoxon_p: float | None  # signed ranks, one-sided: first is better
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PooledSweeps:
+    """Sweeps of several data sets together."""
+
+    score: str  # the mode of plasticity that is pooled; empty: none was measured
+    names: tuple[str, ...]  # of the sweeps that are
+    apart: dict[str, str]  # the others → why they are not
+    pooled: Pooled | None  # in accuracy; None: no sweep has a number
+    accuracy: float | None  # near which: the median of the sets' median selections
+    comparisons: tuple[Comparison, ...]
+    ranks: dict[str, float]  # component → mean rank of its accuracy, 1 the best
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Correlation:
     """Rank correlation of plasticity with validation accuracy: a description, which claims nothing.
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-import random
 
 import pytest
+from finished_sweep import make_settling_trials
 
 from unfreeze.evidence.verdict import CONTRADICTED, SUPPORTED, UNDECIDED, verdict, verdict_word
 from unfreeze.evidence.worth import weigh_scores
@@ -53,23 +53,9 @@ def test_one_claim_of_a_sweep_and_it_is_the_first_modes() -> None:
 # --- from trials ------------------------------------------------------------------------------------------------------
 
 
-def make_trials(build_trial, worth: float, *, texts=None, repeat: int = 2, noise: float = 0.004):
-    """Every component alone and in pairs, ``repeat`` runs each: what a component adds falls with its position, as
-    reference plasticity does in `finished_sweep`."""
-    rng = random.Random(0)
-    texts = texts or [*COMPONENTS, "ln1+mha", "ln1+fc2", "mha+fc1", "ln2+fc1", "fc1+fc2", "ln2+fc2"]
-    trials = []
-    for text in texts:
-        gain = sum(2 - COMPONENTS.index(name.partition("@")[0]) for name in text.split("+"))
-        for seed in range(repeat):
-            accuracy = 0.8 + worth * gain + rng.gauss(0, noise)
-            trials.append(build_trial(len(trials), text, accuracy, seed=seed))
-    return trials
-
-
-def test_what_plasticity_made_is_supported_and_its_reverse_contradicted(build_trial, evidence, model) -> None:
+def test_what_plasticity_made_is_supported_and_its_reverse_contradicted(evidence, model) -> None:
     for worth, start, sign in ((0.03, "Supported", 1), (-0.03, "Contradicted", -1)):
-        worths = weigh_scores(evidence.plasticity, make_trials(build_trial, worth), model)
+        worths = weigh_scores(evidence.plasticity, make_settling_trials(worth), model)
         assert verdict(worths).startswith(start)
         reference, in_situ = (found.worth for found in worths)
         assert sign * reference.mean > 0.01
@@ -77,14 +63,14 @@ def test_what_plasticity_made_is_supported_and_its_reverse_contradicted(build_tr
         assert reference.p <= 4 / 120
 
 
-def test_noise_is_undecided(build_trial, evidence, model) -> None:
-    worths = weigh_scores(evidence.plasticity, make_trials(build_trial, 0.0, noise=0.03), model)
+def test_noise_is_undecided(evidence, model) -> None:
+    worths = weigh_scores(evidence.plasticity, make_settling_trials(0.0, noise=0.03), model)
     assert verdict(worths).startswith("Undecided: whether")
 
 
-def test_blocks_are_switches_of_their_component(build_trial, evidence, model) -> None:
+def test_blocks_are_switches_of_their_component(evidence, model) -> None:
     texts = [*COMPONENTS, "mha@0-1", "mha@2-3", "ln1@0-1+fc2@3", "fc1@0", "fc2@1-2", "ln2@3", "ln1@2"]
-    (found, _) = weigh_scores(evidence.plasticity, make_trials(build_trial, 0.03, texts=texts), model)
+    (found, _) = weigh_scores(evidence.plasticity, make_settling_trials(0.03, texts=texts), model)
     assert found.worth.mean > 0
     assert found.num_trials == 24
 
@@ -104,8 +90,8 @@ def test_blocks_are_switches_of_their_component(build_trial, evidence, model) ->
         (lambda trials: [*_with_accuracy(trials[:1], math.nan), *trials[1:]], "an accuracy is not finite"),
     ],
 )
-def test_no_number_and_the_reason(change, reason, build_trial, evidence, model) -> None:
-    worths = weigh_scores(evidence.plasticity, change(make_trials(build_trial, 0.03)), model)
+def test_no_number_and_the_reason(change, reason, evidence, model) -> None:
+    worths = weigh_scores(evidence.plasticity, change(make_settling_trials(0.03)), model)
     assert verdict(worths).startswith("Undecided: what plasticity (reference) is worth has no number, since ")
     assert reason in verdict(worths)
 
@@ -118,18 +104,18 @@ def _with_accuracy(trials, accuracy):
 
 
 @pytest.mark.parametrize(("value", "reason"), [(1.0, "same everywhere"), (math.nan, "not finite everywhere")])
-def test_a_score_that_says_nothing_has_no_number(value, reason, build_trial, evidence, model) -> None:
+def test_a_score_that_says_nothing_has_no_number(value, reason, evidence, model) -> None:
     rows = tuple(dataclasses.replace(row, mean=value) for row in evidence.plasticity.rows)
     table = dataclasses.replace(evidence.plasticity, rows=rows)
-    assert reason in verdict(weigh_scores(table, make_trials(build_trial, 0.03), model))
+    assert reason in verdict(weigh_scores(table, make_settling_trials(0.03), model))
 
 
-def test_a_sweep_without_plasticity(build_trial, evidence, model) -> None:
+def test_a_sweep_without_plasticity(evidence, model) -> None:
     table = dataclasses.replace(evidence.plasticity, rows=())
-    assert "not measured" in verdict(weigh_scores(table, make_trials(build_trial, 0.03), model))
+    assert "not measured" in verdict(weigh_scores(table, make_settling_trials(0.03), model))
 
 
-def test_modes_are_shown_first(build_trial, full_table, model) -> None:
-    found = [each.score for each in weigh_scores(full_table, make_trials(build_trial, 0.03), model)]
+def test_modes_are_shown_first(full_table, model) -> None:
+    found = [each.score for each in weigh_scores(full_table, make_settling_trials(0.03), model)]
     assert found == ["reference", "in_situ", "gradient_norm", "fisher"]
     assert set(found[:2]) <= set(MODES)

@@ -37,6 +37,7 @@ class Slope:
     low: float  # 95 % by exchange; infinite where no β is excluded on that side
     high: float
     log_bayes_factor: float  # natural; of this score against none
+    pulls: np.ndarray  # (P,) of every exchange, the present order first: what p is counted from
 
 
 def slope(effects: LinearEffects, scores: np.ndarray, sizes: np.ndarray) -> Slope:
@@ -55,6 +56,7 @@ def slope(effects: LinearEffects, scores: np.ndarray, sizes: np.ndarray) -> Slop
         low=score.end(mean, -_STEP * sd),
         high=score.end(mean, _STEP * sd),
         log_bayes_factor=score.log_bayes_factor(),
+        pulls=score.pulls(0.0),
     )
 
 
@@ -78,7 +80,10 @@ class _ExchangedScore:
         self._of = effects
         self._gradient = z @ effects.gradient.T  # (P, draws)
         self._information = np.einsum("pj,djk,pk->pd", z, effects.information, z, optimize=True)
-        self._overlap = z @ (effects.information @ z[0]).T  # with the present order
+        with np.errstate(divide="ignore", invalid="ignore"):
+            root = np.sqrt(self._information)
+            self._pulls = self._gradient / root
+            self._shares = z @ (effects.information @ z[0]).T / root  # of it that the present order accounts for
 
     def posterior(self) -> tuple[float, float, float]:
         """Mean, deviation and P(β > 0): Student's t under each draw, weighted."""
@@ -93,14 +98,16 @@ class _ExchangedScore:
         return float(mean), float(sd), float(weights @ stdtr(freedom, means / np.sqrt(variances)))
 
     def p(self, beta: float) -> float:
-        """Of the hypothesis that β is ``beta``: with that much of the score taken out, how many exchanges of it pull as
-        hard, in standard errors, as the present order. The draws' weights are the same for all of them."""
+        """Of the hypothesis that β is ``beta``: how many exchanges pull as hard as the present order."""
+        return exchange_p(self.pulls(beta))
+
+    def pulls(self, beta: float) -> np.ndarray:
+        """How far the trials, with ``beta`` of the score taken out, pull every exchange of it from 0, in standard
+        errors: (P,). The draws' weights are the same for all of them."""
         of = self._of
         squares = of.squares - 2 * beta * self._gradient[0] + beta**2 * self._information[0]
-        weights = _normalised(of.log_weights - of.shape * np.log(squares))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            pulls = (self._gradient - beta * self._overlap) / np.sqrt(self._information * squares)
-        return exchange_p(pulls @ weights)
+        weights = _normalised(of.log_weights - of.shape * np.log(squares)) / np.sqrt(squares / (2 * of.shape))
+        return self._pulls @ weights - beta * (self._shares @ weights)
 
     def end(self, start: float, step: float) -> float:
         """The outermost β on one side that is not excluded."""

@@ -16,7 +16,7 @@ measured by ops/bench/verdict.py.
 import math
 from collections.abc import Sequence
 
-from unfreeze.records import MODES, ScoreWorth, Worth
+from unfreeze.records import MODES, Pooled, PooledSweeps, ScoreWorth, Worth
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 MAX_P, MIN_POSITIVE = 4 / 120, 0.975
@@ -27,6 +27,12 @@ _CLAIMS = {
     UNDECIDED: "Undecided: whether plasticity ({score}) predicts accuracy here is not settled",
 }
 
+_POOLED_CLAIMS = {
+    SUPPORTED: "Supported: plasticity ({score}) predicts accuracy over these {count} data sets",
+    CONTRADICTED: "Contradicted: plasticity ({score}) predicts the opposite over these {count} data sets",
+    UNDECIDED: "Undecided: whether plasticity ({score}) predicts accuracy over these {count} data sets is not settled",
+}
+
 
 def verdict_word(worth: Worth) -> str:
     """Supported, contradicted or undecided, by the table above."""
@@ -34,6 +40,17 @@ def verdict_word(worth: Worth) -> str:
         if worth.low > 0 and worth.positive >= MIN_POSITIVE:
             return SUPPORTED
         if worth.high < 0 and worth.positive <= 1 - MIN_POSITIVE:
+            return CONTRADICTED
+    return UNDECIDED
+
+
+def pooled_word(pooled: Pooled) -> str:
+    """The same words over several data sets: exchanges as above, the same one in every set, and the interval of the
+    average set's β in place of the single set's."""
+    if pooled.low is not None and pooled.high is not None and pooled.p <= MAX_P + 1e-9:
+        if pooled.low > 0:
+            return SUPPORTED
+        if pooled.high < 0:
             return CONTRADICTED
     return UNDECIDED
 
@@ -56,6 +73,25 @@ def verdict(worths: Sequence[ScoreWorth]) -> str:
         f"{claim}: one standard deviation more plasticity is worth {worth_text(found.worth)}, size held fixed; "
         f"P(β > 0) = {found.worth.positive:.2f}, p = {found.worth.p:.3f} by all 120 exchanges of the components’ "
         f"labels, n = {found.num_trials} trials."
+    )
+
+
+def pooled_sentence(found: PooledSweeps) -> str:
+    """The verdict over several data sets, in the words of one."""
+    pooled = found.pooled
+    if pooled is None:
+        return "Undecided: no sweep has a number for what plasticity is worth, so there is nothing to pool."
+    if pooled.low is None or pooled.high is None:
+        return f"Undecided: of these sweeps only {found.names[0]} can be pooled, and it takes two."
+    claim = _POOLED_CLAIMS[pooled_word(pooled)].format(score=found.score, count=pooled.num_sets)
+    following = "it takes three sets to say what to expect of the next"
+    if pooled.next_low is not None and pooled.next_high is not None:
+        following = f"on the next one it is expected in [{points(pooled.next_low)}, {points(pooled.next_high)}]"
+    return (
+        f"{claim}: one standard deviation more plasticity is worth {points(pooled.mean, '+')} points of accuracy "
+        f"[{points(pooled.low)}, {points(pooled.high)}] on the average set, size held fixed, with a standard deviation "
+        f"of {points(pooled.spread)} between sets; {following}; p = {pooled.p:.3f} by all 120 exchanges of the "
+        f"components’ labels, in every set at once."
     )
 
 

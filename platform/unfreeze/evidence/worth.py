@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -17,17 +18,37 @@ from unfreeze.records import COMPONENTS, ModelFacts, PlasticityTable, ScoreWorth
 MIN_TRIALS, MIN_COMPONENTS = 8, 4
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreSlope:
+    """β of a score in logits, or why it has no number."""
+
+    score: str
+    num_trials: int
+    slope: Slope | None = None
+    accuracy: float = math.nan  # of the median selection at its best rate, where logits are turned into points
+    trouble: str = ""
+
+
 def weigh_scores(
     plasticity: PlasticityTable, trials: Sequence[TrialRecord], model: ModelFacts
 ) -> tuple[ScoreWorth, ...]:
-    """Of each mode of plasticity, then each rival score: β in accuracy, at the accuracy of the median selection.
+    """Of each mode of plasticity, then each rival score: what it is worth in accuracy."""
+    found = []
+    for each in score_slopes(plasticity, trials, model):
+        worth = None if each.slope is None else in_accuracy(each.slope, each.accuracy)
+        found.append(ScoreWorth(score=each.score, num_trials=each.num_trials, worth=worth, trouble=each.trouble))
+    return tuple(found)
+
+
+def score_slopes(
+    plasticity: PlasticityTable, trials: Sequence[TrialRecord], model: ModelFacts
+) -> tuple[ScoreSlope, ...]:
+    """Of each mode of plasticity, then each rival score: β in logits.
 
     Finished trials of components alone count (`has_plasticity`), whatever searched; the others ended at another budget
     or have no place on the score's axis.
     """
-    finished = [t for t in trials if t.state is TrialState.FINISHED and t.reports]
-    selections = [parse_selection(t.spec.selection, num_blocks=model.num_blocks) for t in finished]
-    kept = [(t, s) for t, s in zip(finished, selections, strict=True) if has_plasticity(s)]
+    kept = weighed_trials(trials, model)
     trouble = _trouble([trial for trial, _ in kept], [selection for _, selection in kept])
     if trouble is not None:
         return tuple(_nothing(score, len(kept), trouble) for score in plasticity.by_group)
@@ -37,10 +58,25 @@ def weigh_scores(
         effects = _fit(kept, num_groups)
         accuracy = median(score.val_accuracy for score in score_selections([t for t, _ in kept], model))
         sizes = np.log(np.maximum(_by_switch(model.parameters, model.num_blocks, num_groups).ravel(), 1))
-        return tuple(
-            _weigh(score, groups, effects, sizes, model.num_blocks, num_groups, accuracy, len(kept))
-            for score, groups in plasticity.by_group.items()
-        )
+        found = []
+        for score, groups in plasticity.by_group.items():
+            values = _by_switch(groups, model.num_blocks, num_groups)
+            if not np.isfinite(values).all():
+                found.append(_nothing(score, len(kept), "the score is not finite everywhere"))
+            elif np.ptp(values) <= 1e-12 * np.abs(values).max():
+                found.append(_nothing(score, len(kept), "the score is the same everywhere"))
+            else:
+                exchanged = values[exchanges(len(COMPONENTS))].reshape(-1, values.size)
+                own = slope(effects, exchanged, sizes)
+                found.append(ScoreSlope(score=score, num_trials=len(kept), slope=own, accuracy=accuracy))
+        return tuple(found)
+
+
+def weighed_trials(trials: Sequence[TrialRecord], model: ModelFacts) -> list[tuple[TrialRecord, Selection]]:
+    """The trials that count, each with its selection."""
+    finished = [t for t in trials if t.state is TrialState.FINISHED and t.reports]
+    selections = [parse_selection(t.spec.selection, num_blocks=model.num_blocks) for t in finished]
+    return [(t, s) for t, s in zip(finished, selections, strict=True) if has_plasticity(s)]
 
 
 def _trouble(trials: Sequence[TrialRecord], selections: Sequence[Selection]) -> str | None:
@@ -81,27 +117,8 @@ def _by_switch(values: Mapping[str, float], num_blocks: int, num_groups: int) ->
     return found if num_groups > 1 else found.mean(1, keepdims=True)
 
 
-def _weigh(
-    score: str,
-    groups: Mapping[str, float],
-    effects: LinearEffects,
-    sizes: np.ndarray,
-    num_blocks: int,
-    num_groups: int,
-    accuracy: float,
-    num_trials: int,
-) -> ScoreWorth:
-    values = _by_switch(groups, num_blocks, num_groups)
-    if not np.isfinite(values).all():
-        return _nothing(score, num_trials, "the score is not finite everywhere")
-    if np.ptp(values) <= 1e-12 * np.abs(values).max():
-        return _nothing(score, num_trials, "the score is the same everywhere")
-    exchanged = values[exchanges(len(COMPONENTS))].reshape(-1, values.size)
-    worth = _in_accuracy(slope(effects, exchanged, sizes), accuracy)
-    return ScoreWorth(score=score, num_trials=num_trials, worth=worth)
-
-
-def _in_accuracy(found: Slope, accuracy: float) -> Worth:
+def in_accuracy(found: Slope, accuracy: float) -> Worth:
+    """In accuracy, near ``accuracy``."""
     rate = accuracy * (1 - accuracy)  # of the logistic function
     return Worth(
         mean=rate * found.mean,
@@ -113,5 +130,5 @@ def _in_accuracy(found: Slope, accuracy: float) -> Worth:
     )
 
 
-def _nothing(score: str, num_trials: int, reason: str) -> ScoreWorth:
-    return ScoreWorth(score=score, num_trials=num_trials, trouble=reason)
+def _nothing(score: str, num_trials: int, reason: str) -> ScoreSlope:
+    return ScoreSlope(score=score, num_trials=num_trials, trouble=reason)
