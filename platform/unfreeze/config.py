@@ -370,7 +370,9 @@ class ClusterConfig:
     )
     workers_per_trial: Count = option(1, "data-parallel workers of one slot")
     cpus_per_worker: PositiveFloat = option(1.0, "CPU cores that Ray sets aside for a worker")
-    gpus_per_worker: NonNegativeFloat = option(0.0, "fractions share a card; 0: CPU")
+    gpus_per_worker: NonNegativeFloat | Literal["auto"] = option(
+        "auto", "fractions share a card; 0: CPU; auto: 1 where the cluster has any"
+    )
     max_slot_failures: NonNegativeInt = option(
         3, "worker-group restarts before a slot that brought no report meanwhile is given up"
     )
@@ -383,6 +385,11 @@ class ClusterConfig:
                 f"address must be host:port of the head's GCS (6379) or auto; ray:// is Ray Client, which cannot run "
                 f"a sweep, but got {self.address!r}"
             )
+
+    @property
+    def gpus(self) -> float:
+        """`gpus_per_worker` as a number; 0 while nobody has looked at the cluster."""
+        return 0.0 if self.gpus_per_worker == "auto" else self.gpus_per_worker
 
 
 @dataclass(kw_only=True, slots=True)

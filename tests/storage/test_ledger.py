@@ -220,3 +220,15 @@ def test_survives_pickling(ledger: Ledger) -> None:
 def test_a_place_that_cannot_be_read_is_a_storage_error() -> None:
     with pytest.raises(StorageError, match="ftp://x"):
         Ledger("ftp://x", "first")
+
+
+def test_gpus_by_what_there_is_are_no_other_configuration(tmp_path: Path) -> None:
+    def configured(gpus: float | str) -> Config:
+        raw = {"cluster": {"gpus_per_worker": gpus}, "search": {"max_memory_gib": 4.0}}
+        return load_config(raw)
+
+    ledger = Ledger(str(tmp_path), "sweep")
+    ledger.claim(configured(1.0))
+    assert ledger.is_claimed(configured("auto"))
+    with pytest.raises(SweepMismatchError, match="gpus_per_worker"):
+        ledger.is_claimed(configured(0.0))

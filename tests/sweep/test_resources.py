@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import ray
 
-from unfreeze.config import ClusterConfig
+from unfreeze.config import ClusterConfig, Config
 from unfreeze.errors import ClusterError, ModelError
 from unfreeze.sweep import resources
 from unfreeze.sweep.machine import count_cpus
 from unfreeze.sweep.package import PACKAGE
-from unfreeze.sweep.resources import count_slots, plain_errors, ray_cluster, worker_resources
+from unfreeze.sweep.resources import count_slots, plain_errors, ray_cluster, settle_gpus, worker_resources
 
 Cluster = Callable[..., None]
 
@@ -92,6 +92,30 @@ def test_the_error_says_what_was_asked_for_and_what_there_is(cluster: Cluster) -
     )
 
 
+@pytest.mark.parametrize(
+    ("there", "ceiling", "settled", "says"),
+    [
+        ({"CPU": 2.0}, None, 0.0, "on the CPU: the cluster has no GPU"),
+        ({"CPU": 2.0, "GPU": 1.0}, None, 1.0, "one for each worker: the cluster has 1 GPU"),
+        ({"CPU": 1.0}, {"CPU": 16.0, "GPU": 4.0}, 1.0, "one for each worker: the cluster has 4 GPUs"),
+    ],
+)
+def test_the_default_takes_the_gpus_that_are_there(
+    there: dict[str, float],
+    ceiling: dict[str, float] | None,
+    settled: float,
+    says: str,
+    cluster: Cluster,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cluster(there, ceiling)
+    config = settle_gpus(Config())
+    assert worker_resources(config.cluster) == {"num_cpus": 1.0, "num_gpus": settled}
+    assert capsys.readouterr().err == f"{says} (cluster.gpus_per_worker=auto)\n"
+    assert settle_gpus(config) == config
+    assert capsys.readouterr().err == ""
+
+
 def test_a_worker_s_resources_are_ray_s_options() -> None:
     config = ClusterConfig(cpus_per_worker=0.5, gpus_per_worker=0.25)
     assert worker_resources(config) == {"num_cpus": 0.5, "num_gpus": 0.25}
@@ -115,6 +139,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_without_an_address_ray_is_started_here_and_ended(calls: list[dict[str, Any]]) -> None:
     with ray_cluster(ClusterConfig(start_timeout_s=7.0)):
         assert os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "7.0"
+        assert os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "1"  # Ray's processes inherit it
     assert len(calls) == 2
     assert calls[0]["address"] == "local"
     assert calls[0]["num_cpus"] == count_cpus()
@@ -134,7 +159,8 @@ def test_an_address_is_joined_and_the_package_travels(
     with ray_cluster(ClusterConfig(address=option)):
         assert len(calls) == 1
     assert calls[0]["address"] == joined
-    assert calls[0]["runtime_env"] == {"py_modules": [str(PACKAGE)]}
+    hiding = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+    assert calls[0]["runtime_env"] == {"py_modules": [str(PACKAGE)], "env_vars": hiding}
     assert "num_cpus" not in calls[0]
     assert calls[1] == {}
 

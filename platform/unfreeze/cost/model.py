@@ -356,7 +356,7 @@ def cost_model(config: Config, model: ModelFacts) -> CostModel:
     return CostModel(
         model,
         config.finetune,
-        activation_bytes=activation_bytes(config.finetune.precision, has_gpu=config.cluster.gpus_per_worker > 0),
+        activation_bytes=activation_bytes(config.finetune.precision, has_gpu=config.cluster.gpus > 0),
         num_workers=config.cluster.workers_per_trial,
     )
 

@@ -97,8 +97,8 @@ class SlotPool:
             "facts": self._facts,
         }
         resources = {"CPU": cluster.cpus_per_worker}
-        if cluster.gpus_per_worker:
-            resources["GPU"] = cluster.gpus_per_worker
+        if cluster.gpus:
+            resources["GPU"] = cluster.gpus
         # Train wants a place for its own state; we report it no checkpoints, so a local folder does on any cluster.
         with tempfile.TemporaryDirectory(prefix="unfreeze-train-", ignore_cleanup_errors=True) as folder:
             trainer = TorchTrainer(
@@ -106,7 +106,7 @@ class SlotPool:
                 train_loop_config=arguments,
                 scaling_config=ScalingConfig(
                     num_workers=cluster.workers_per_trial,
-                    use_gpu=cluster.gpus_per_worker > 0,
+                    use_gpu=cluster.gpus > 0,
                     resources_per_worker=resources,
                 ),
                 run_config=RunConfig(

@@ -44,6 +44,8 @@ class Ledger:
         stored = self.read_json("config.json")
         if stored is None:
             return False
+        if current["cluster"]["gpus_per_worker"] == "auto":  # settled on what there is, when Ray is joined
+            current["cluster"]["gpus_per_worker"] = stored["cluster"]["gpus_per_worker"]
         differing = changed_keys(_comparable(stored), _comparable(current))
         if differing:
             listing = "\n".join(f"  {line}" for line in differing)

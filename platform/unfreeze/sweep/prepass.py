@@ -41,11 +41,11 @@ def measure_once(config: Config) -> PlasticityTable:
     cache = PlasticityCache(config)
     found = cache.find_unseen()
     if found is None:
-        from unfreeze.sweep.resources import ray_cluster
+        from unfreeze.sweep.resources import ray_cluster, settle_gpus
 
         check_inputs(config, selections=[])
         with ray_cluster(config.cluster):
-            found = _measure(config, cache, None)
+            found = _measure(settle_gpus(config), cache, None)
     for note in found[1].notes:
         say(note)
     return found[2]

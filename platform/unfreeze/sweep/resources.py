@@ -6,12 +6,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.tune import TuneError
 
-from unfreeze.config import ClusterConfig
+from unfreeze.config import ClusterConfig, Config
 from unfreeze.errors import ClusterError, InfrastructureError, StorageError, UnfreezeError
 from unfreeze.report.streams import say
 from unfreeze.sweep.address import check_address
@@ -20,6 +21,8 @@ from unfreeze.sweep.package import check_workers, on_path, travelling
 
 GOES_ON = "nothing that finished is lost and no trial is blamed: run the same command and it goes on"
 
+# What asked for no GPU sees none: since 2.60 Ray leaves all of them in sight.
+_HIDING = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
@@ -72,6 +75,7 @@ def _start() -> None:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # One process per slot that waits for a cloud to announce a preemption; none will be here.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.update(_HIDING)
     provide_token()
     folder, num_cpus = ray_folder(), count_cpus()
     if num_cpus == 1:
@@ -87,7 +91,7 @@ def _join(address: str) -> None:
     """The package travels with the job: workers need the dependencies, not an installed `unfreeze`."""
     check_address(address)
     try:
-        ray.init(address=address, runtime_env=travelling(), **_QUIET)
+        ray.init(address=address, runtime_env={**travelling(), "env_vars": _HIDING}, **_QUIET)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
             f"no Ray cluster answers at {address!r}: {_first_line(error)}; check cluster.address, RAY_ADDRESS and the "
@@ -101,7 +105,7 @@ def _first_line(error: Exception) -> str:
 
 def worker_resources(config: ClusterConfig) -> dict[str, float]:
     """What one worker takes, in the words of `ray.remote` options."""
-    return {"num_cpus": config.cpus_per_worker, "num_gpus": config.gpus_per_worker}
+    return {"num_cpus": config.cpus_per_worker, "num_gpus": config.gpus}
 
 
 def count_slots(config: ClusterConfig, *, concurrency: int) -> int:
@@ -110,13 +114,10 @@ def count_slots(config: ClusterConfig, *, concurrency: int) -> int:
     Raises:
         ClusterError: more workers than the cluster will ever have; says what was asked for and what there is.
     """
-    have = ray.cluster_resources()
-    # What an autoscaler may still add; Ray Train reads it the same way, there is no public call. None without one.
-    ceiling = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    have = {name: max(have.get(name, 0), ceiling.get(name, 0)) for name in ("CPU", "GPU")}
+    have = _resources()
     per_slot = {
         "CPU": config.cpus_per_worker * config.workers_per_trial,
-        "GPU": config.gpus_per_worker * config.workers_per_trial,
+        "GPU": config.gpus * config.workers_per_trial,
     }
     # A hair above the quotient, so that 1 / 0.1 is 10 slots and not 9.
     fitting = min(int(have[name] / need + 1e-9) for name, need in per_slot.items() if need)
@@ -129,6 +130,25 @@ def count_slots(config: ClusterConfig, *, concurrency: int) -> int:
             f"cluster.num_slots, cluster.workers_per_trial or the resources per worker"
         )
     return min(fitting, concurrency) if config.num_slots == "auto" else config.num_slots
+
+
+def settle_gpus(config: Config) -> Config:
+    """The same with a number for ``cluster.gpus_per_worker=auto``, by what the joined cluster has; says which."""
+    if config.cluster.gpus_per_worker != "auto":
+        return config
+    num_gpus = _resources()["GPU"]
+    found = f"{num_gpus:g} GPU{'' if num_gpus == 1 else 's'}" if num_gpus else "no GPU"
+    use = "one for each worker" if num_gpus else "on the CPU"
+    say(f"{use}: the cluster has {found} (cluster.gpus_per_worker=auto)")
+    return replace(config, cluster=replace(config.cluster, gpus_per_worker=1.0 if num_gpus else 0.0))
+
+
+def _resources() -> dict[str, float]:
+    """CPUs and GPUs that the cluster has or may get."""
+    have = ray.cluster_resources()
+    # What an autoscaler may still add; Ray Train reads it the same way, there is no public call. None without one.
+    ceiling = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return {name: max(have.get(name, 0), ceiling.get(name, 0)) for name in ("CPU", "GPU")}
 
 
 @contextlib.contextmanager

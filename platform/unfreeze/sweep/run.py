@@ -34,7 +34,7 @@ from unfreeze.sweep.gather import read_evidence
 from unfreeze.sweep.prepass import pre_pass
 from unfreeze.sweep.progress import ProgressLine
 from unfreeze.sweep.publish import publish
-from unfreeze.sweep.resources import GOES_ON, count_slots, no_trial_is_to_blame, ray_cluster
+from unfreeze.sweep.resources import GOES_ON, count_slots, no_trial_is_to_blame, ray_cluster, settle_gpus
 from unfreeze.sweep.seal import open_test
 from unfreeze.tracking.mirror import MlflowMirror
 
@@ -55,7 +55,7 @@ def run_sweep(config: Config) -> Evidence:
     with hold(ledger, takeover=config.sweep.takeover) as ledger:
         if not ledger.is_claimed(config) or not is_final(config, ledger):
             with ray_cluster(config.cluster):
-                find_answer(config, ledger)
+                find_answer(settle_gpus(config), ledger)
         evidence = read_evidence(ledger)
         with MlflowMirror(config.tracking, ledger) as mirror:
             publish(evidence, ledger, mirror)
