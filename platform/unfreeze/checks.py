@@ -174,6 +174,8 @@ def _mixing_contradictions(finetune: FinetuneConfig, workers: int) -> Iterator[C
 def _search_contradictions(search: SearchConfig) -> Iterator[Contradiction]:
     grid = {name: getattr(search, name) for name in ("selections", "learning_rates", "seeds")}
     if search.space == "grid":
+        if search.mirror is not None:
+            yield ("search",), "search.mirror shows a sampled search as a study, and search=grid samples nothing"
         for name, values in grid.items():
             if not values or len(set(values)) < len(values):
                 yield ("search",), f"search.{name} must list each of the grid's once for search=grid, but got {values}"

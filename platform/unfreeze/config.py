@@ -346,9 +346,14 @@ class SearchConfig:
         "sampler=model: the search ends once choosing the best so far gives away less than this many points of "
         "accuracy on average; null: after num_trials",
     )
+    mirror: str | None = option(
+        None, "a database that gets the sweep as an Optuna study, for optuna-dashboard: sqlite:///optuna.db; null: none"
+    )
     prior: PriorConfig = field(default_factory=PriorConfig)
 
     def __post_init__(self) -> None:
+        if self.mirror is not None and "://" not in self.mirror:
+            raise ValueError(f"mirror must be a database's URL such as sqlite:///optuna.db, but got {self.mirror!r}")
         if self.learning_rate_low > self.learning_rate_high:
             raise ValueError(
                 f"learning_rate_low must not exceed learning_rate_high, but got {self.learning_rate_low} and "
@@ -478,6 +483,7 @@ FREE_OPTIONS = {
     "sweep": ("checkpoint_gib", "retry_failed", "takeover"),
     "data": ("cache_dir", "cache_gib", "num_workers"),
     "plasticity": ("num_actors",),
+    "search": ("mirror",),
     "finetune": ("micro_batch_size", "eval_batch_size", "prefix_cache_gib"),
     "search": ("select_on",),
 }

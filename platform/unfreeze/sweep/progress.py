@@ -1,7 +1,7 @@
 """One line of progress, readable in a terminal and in a log file alike."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray import tune
@@ -16,7 +16,7 @@ _QUIET_S = 5.0  # a line at most this often
 class ProgressLine(tune.Callback):
     """Trials done, running and stopped, the best so far, time left; a new line when a trial ends."""
 
-    def __init__(self, search: PlannedSearch, on_trial_end: Callable[[], None]) -> None:
+    def __init__(self, search: PlannedSearch, on_trial_end: Sequence[Callable[[], None]]) -> None:
         self._search = search
         self._max_trials = search.max_trials
         self._on_trial_end = on_trial_end
@@ -29,7 +29,8 @@ class ProgressLine(tune.Callback):
         return (tune.Callback, ())
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._on_trial_end()
+        for notify in self._on_trial_end:
+            notify()
         if time.monotonic() - self._last_line >= _QUIET_S or len(self._search.final) >= self._max_trials:
             self._say(trials)
 

@@ -5,6 +5,7 @@ Running it again is how it resumes: every step looks in the ledger first.
 
 import logging
 import tempfile
+from collections.abc import Callable, Sequence
 
 import ray
 from ray import tune
@@ -18,6 +19,7 @@ from unfreeze.records import DataFacts, Evidence, ModelFacts, PlasticityTable, T
 from unfreeze.report.settings import redact
 from unfreeze.report.streams import say
 from unfreeze.search.grid import GridPlanner
+from unfreeze.search.mirror import StudyMirror
 from unfreeze.search.planner import Planner
 from unfreeze.search.prior import component_means, prior_scores
 from unfreeze.search.searcher import PlannedSearch
@@ -74,10 +76,14 @@ def find_answer(config: Config, ledger: Ledger) -> None:
         reopen_failed(ledger)
     search = plan_search(config, ledger, model, data, plasticity)
     ledger.claim(config)  # not before all is checked: a mistake must not take the name
-    with no_trial_is_to_blame(), MlflowMirror(config.tracking, ledger) as mirror:
+    with (
+        no_trial_is_to_blame(),
+        MlflowMirror(config.tracking, ledger) as mirror,
+        StudyMirror(config, ledger, model) as study,
+    ):
         ledger.write_json("environment.json", describe_environment())
         if not search.is_complete:
-            run_trials(config, ledger, search, mirror, num_slots=num_slots, data=data)
+            run_trials(config, ledger, search, [mirror.notify, study.notify], num_slots=num_slots, data=data)
         open_test(config, ledger, data)
 
 
@@ -125,7 +131,13 @@ def plan_search(
 
 
 def run_trials(
-    config: Config, ledger: Ledger, search: PlannedSearch, mirror: MlflowMirror, *, num_slots: int, data: DataFacts
+    config: Config,
+    ledger: Ledger,
+    search: PlannedSearch,
+    on_trial_end: Sequence[Callable[[], None]],
+    *,
+    num_slots: int,
+    data: DataFacts,
 ) -> None:
     """Run every trial that has no outcome yet: Tune's trials post jobs on the board, slots take them.
 
@@ -165,7 +177,7 @@ def run_trials(
                 name=config.sweep.name,
                 storage_path=folder,
                 verbose=0,
-                callbacks=[ProgressLine(search, mirror.notify)],
+                callbacks=[ProgressLine(search, on_trial_end)],
             ),
         )
         tuner.fit()
