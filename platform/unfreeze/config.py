@@ -483,9 +483,8 @@ FREE_OPTIONS = {
     "sweep": ("checkpoint_gib", "retry_failed", "takeover"),
     "data": ("cache_dir", "cache_gib", "num_workers"),
     "plasticity": ("num_actors",),
-    "search": ("mirror",),
     "finetune": ("micro_batch_size", "eval_batch_size", "prefix_cache_gib"),
-    "search": ("select_on",),
+    "search": ("select_on", "mirror"),
 }
 
 
