@@ -144,12 +144,24 @@ def test_embedded_and_fetched_inputs_need_no_file() -> None:
     assert describe_inputs(load_config({"model": {"weights": "random"}})) is not None
 
 
-def test_torchvision_s_folder_is_not_looked_at(trees: dict[str, str], tmp_path: Path) -> None:
+def test_of_torchvision_s_folder_the_set_s_own_files_are_looked_at(trees: dict[str, str], tmp_path: Path) -> None:
     data = {"name": "cifar10", "path": str(tmp_path / "downloads"), "source_path": trees["source_path"]}
     config = load_config({"data": data})
-    before = described(config)
+    assert describe_inputs(config) is None  # not there yet
     plant(tmp_path / "downloads", "cifar-10-batches-py/data_batch_1")
+    before = described(config)
+    plant(tmp_path / "downloads", "cifar-100-python/train")
     assert described(config) == before
+    rewrite(tmp_path / "downloads" / "cifar-10-batches-py" / "data_batch_1")
+    assert described(config) != before
+
+
+def test_of_sharded_weights_every_shard_is_looked_at(trees: dict[str, str], tmp_path: Path) -> None:
+    plant(tmp_path / "sharded", "model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors")
+    config = make_config({**trees, "weights": str(tmp_path / "sharded" / "model.safetensors.index.json")})
+    before = described(config)
+    rewrite(tmp_path / "sharded" / "model-2.safetensors")
+    assert described(config) != before
 
 
 @pytest.mark.parametrize("name", ["cifar10c", "cifar100c"])

@@ -9,10 +9,11 @@ import numpy as np
 
 from unfreeze.config import DataConfig
 from unfreeze.data.pixels.decode import Squares, decode_sequence
+from unfreeze.data.pixels.files import fingerprint
+from unfreeze.data.sets.downloads import download_root, downloaded_files
 from unfreeze.data.sets.raw import (
     Images,
     RawSet,
-    cache_dir,
     check_labels,
     downstream_squares,
     read_array,
@@ -72,7 +73,8 @@ def load_vision(config: DataConfig, image_size: int) -> RawSet:
             labels = [int(label) for _, label in pairs]
             check_labels(np.array(labels), len(classes), f"data={config.name}")
             return read_files(config, root, [str(Path(path).relative_to(root)) for path, _ in pairs], labels, squares)
-        key = {"set": config.name, **part, "root": str(root)}
+        files = fingerprint(root, downloaded_files(config.name, root))
+        key = {"set": config.name, **part, "root": str(root), "files": files}
         array = read_array(config, key, squares, lambda: decode_sequence(_open(config, row, root, part), squares))
         check_labels(array.labels, len(classes), f"data={config.name}")
         return array
@@ -101,7 +103,7 @@ def _undecoded(config: DataConfig, row: _Row, root: Path, part: _Part) -> list[t
 def _root(config: DataConfig) -> Path:
     if config.path is not None and config.path.startswith("s3://"):
         return tree_of(config, config.path)
-    return Path(config.path).expanduser() if config.path else cache_dir(config) / "torchvision"
+    return download_root(config)
 
 
 def _open(config: DataConfig, row: _Row, root: Path, part: _Part) -> Any:
