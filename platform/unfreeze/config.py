@@ -236,6 +236,9 @@ class FinetuneConfig:
     optimizer: Literal["sgd", "adamw"] = option("sgd", "sgd with `momentum`, or adamw with its usual betas")
     momentum: ShareBelowOne = option(0.9, "of sgd; 0: off")
     weight_decay: NonNegativeFloat = option(0.0, "pull of the trained weights towards 0; 0: off")
+    decay_norms: bool = option(
+        False, "`weight_decay` on norms, biases, tokens and positions too; false: on matrices alone, as timm has it"
+    )
     epochs: PositiveFloat = option(10.0, "passes over the training images; fractions allowed")
     steps: Count | None = option(None, "optimizer steps; null: as many as `epochs` takes")
     batch_size: Count = option(64, "images per optimizer step, over all workers")
@@ -252,7 +255,9 @@ class FinetuneConfig:
     train_head: bool = option(
         True, "train final norm and classifier besides the selection; false: they stay as they are"
     )
-    layer_decay: Share = option(1.0, "learning rate of a block / that of the block above it; 1: off")
+    layer_decay: Share = option(
+        1.0, "learning rate of a block / that of the block above it, the last norm as the last block; 1: off"
+    )
     component_rates: dict[RateGroup, NonNegativeFloat] = option(
         {}, "× learning rate, by group of parameters; absent: 1"
     )
@@ -261,7 +266,9 @@ class FinetuneConfig:
     cutmix_alpha: NonNegativeFloat = option(
         0.0, "of the Beta distribution, rectangles swapped in pairs; 0: off; with mixup either is drawn for each batch"
     )
-    ema_decay: ShareBelowOne = option(0.0, "validate and keep the moving average of the weights; 0: off")
+    ema_decay: ShareBelowOne = option(
+        0.0, "validate and keep the moving average of the weights, in checkpoints beside them; 0: off"
+    )
     lora_alpha: PositiveFloat = option(16.0, "of selections such as mha:lora(8): updates are scaled by alpha / rank")
     activation_checkpointing: bool = option(False, "blocks keep their input alone and run again in the backward pass")
     compile: bool = option(False, "by torch.compile, once per selection; its seconds are in the trial's first report")

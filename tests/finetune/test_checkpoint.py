@@ -79,6 +79,14 @@ def test_it_is_as_large_as_what_is_trained(
         assert tensors < len(checkpoint.for_evaluation().to_bytes()) <= 1.02 * tensors
 
 
+def test_averages_are_a_copy_more(deit_tiny: WarmModel, make_spec: Callable[..., TrialSpec]) -> None:
+    """The rule with ``ema_decay``: trained tensors, their optimizer state and their averages, 2 % more at most."""
+    checkpoint = trained_for_a_step(deit_tiny, make_spec("mha"), FinetuneConfig())
+    tensors = 4 * sum(value.numel() for value in checkpoint.parameters.values())
+    averaged = replace(checkpoint, ema=checkpoint.parameters)
+    assert 3 * tensors < len(averaged.to_bytes()) <= 1.02 * 3 * tensors
+
+
 def test_of_a_linear_probe_the_kilobyte_of_names_is_the_larger_part(
     deit_tiny: WarmModel, make_spec: Callable[..., TrialSpec]
 ) -> None:

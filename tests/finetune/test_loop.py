@@ -84,7 +84,9 @@ def test_interrupted_after_any_report_and_resumed_nothing_changes(
     make_config: MakeConfig,
 ) -> None:
     spec = make_spec(selection, learning_rate=0.05 if optimizer == "sgd" else 0.003)
-    config = make_config(optimizer=optimizer, weight_decay=0.01, train_head=train_head, micro_batch_size=3)
+    config = make_config(
+        optimizer=optimizer, weight_decay=0.01, decay_norms=True, train_head=train_head, micro_batch_size=3
+    )
     warm = make_warm(**DROPOUT)
     saved, reports = [], ()
     for progress in finetune(warm, data, spec, config, augment=augment):
@@ -344,6 +346,7 @@ def test_parity_with_a_plain_loop(
         epochs=num_steps * 8 / 45,
         num_reports=num_steps,
         weight_decay=0.01,
+        decay_norms=True,
         warmup_share=0.2,
         clip_norm=clip_norm,
     )

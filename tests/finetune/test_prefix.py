@@ -11,6 +11,7 @@ from unfreeze.config import FinetuneConfig
 from unfreeze.data.pixels.batches import TrainBatches
 from unfreeze.data.pixels.part import Part
 from unfreeze.data.sets.catalog import Dataset
+from unfreeze.errors import ConfigError
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.network import make_autocast
 from unfreeze.finetune.prefix import Prefix, PrefixCache
@@ -45,6 +46,13 @@ def count_calls(layer: nn.Module) -> list[int]:
     calls: list[int] = []
     layer.register_forward_hook(lambda _, arguments, __: calls.append(len(arguments[0])))
     return calls
+
+
+def test_views_that_never_come_back_are_refused(
+    cache: PrefixCache, data: Dataset, make_warm: MakeWarm, make_spec: MakeSpec, make_config: MakeConfig
+) -> None:
+    with pytest.raises(ConfigError, match="num_views above 0, but got 'crop_flip' and num_views=0"):
+        run(make_warm(), data, make_spec("mha@1"), make_config(), augment="crop_flip", num_views=0, prefixes=cache)
 
 
 @pytest.mark.parametrize("selection", ["mha@1", "fc2@1+ln1@1", "none"])

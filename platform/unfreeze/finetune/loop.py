@@ -56,6 +56,7 @@ def finetune(
     are kept; None: they are computed anew each time.
 
     Raises:
+        ConfigError: ``prefixes`` with a new view each time.
         Diverged: the loss became NaN or infinite.
         DeviceMemoryError: a step does not fit, however small its micro-batches.
     """

@@ -10,7 +10,7 @@ from unfreeze.config import FinetuneConfig
 from unfreeze.data.pixels.batches import TrainBatches, eval_batches
 from unfreeze.data.pixels.prefetch import Batch
 from unfreeze.data.sets.catalog import Dataset
-from unfreeze.errors import DeviceMemoryError
+from unfreeze.errors import ConfigError, DeviceMemoryError
 from unfreeze.finetune.checkpoint import Checkpoint, optimizer_tensors, restore
 from unfreeze.finetune.evaluate import Evaluation, evaluate_batches
 from unfreeze.finetune.gradients import batch_gradients
@@ -71,6 +71,11 @@ class Training:
         )
         lowest = lowest_trained_block(self._names, num_blocks)
         self._prefix = None
+        if prefixes is not None and augment != "none" and not num_views:
+            raise ConfigError(
+                f"activations are kept of images that come back: augment='none' or num_views above 0, but got "
+                f"{augment!r} and num_views=0"
+            )
         if prefixes is not None:
             self._prefix = prefixes.open(
                 warm.module, data, self._batches, start=lowest, facts=warm.base.facts, autocast=self._autocast
