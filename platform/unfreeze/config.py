@@ -20,7 +20,15 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 Mode = Literal["reference", "in_situ", "local"]
 # What else has been proposed to rank components by: platform/unfreeze/plasticity/scores.py
-RivalScore = Literal["gradient_norm", "sensitivity", "forward_only", "fisher", "parameters"]
+RivalScore = Literal[
+    "gradient_norm",
+    "sensitivity",
+    "sensitivity_per_image",
+    "forward_only",
+    "fisher",
+    "fisher_share",
+    "parameters",
+]
 
 DataName = Literal[
     "digits",

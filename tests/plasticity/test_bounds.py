@@ -246,7 +246,7 @@ def plain_attention_formula(attention: Any, num_tokens: int, mean_norm: float) -
     out, size, total = attention.proj.weight.detach(), WIDTH // attention.num_heads, 0.0
     for head in range(attention.num_heads):
         cut = slice(head * size, (head + 1) * size)
-        scores = torch.linalg.svdvals(query[:, cut].T @ key[:, cut] / math.sqrt(size))[0].item()
+        scores = torch.linalg.svdvals(query[:, cut] @ key[:, cut].T / math.sqrt(size))[0].item()
         root = math.sqrt(3 * num_tokens + (12 * num_tokens + 3) * mean_norm**4 * scores**2)
         total += torch.linalg.svdvals(out[:, cut])[0].item() * torch.linalg.svdvals(value[:, cut])[0].item() * root
     return total
@@ -269,6 +269,18 @@ def test_as_published_is_the_papers_formula_in_every_mode(mode: str) -> None:
         for block in model.blocks
     ]
     assert [bound.as_published for bound in bounds] == pytest.approx(np.ravel(expected).tolist(), rel=1e-9)
+
+
+@pytest.mark.real
+def test_as_published_is_what_the_papers_code_gives_for_deit_tiny(
+    deit_tiny: tuple[nn.Module, InputSpec, np.ndarray, np.ndarray],
+) -> None:
+    """What ambroiseodt/vit-plasticity gives for its first six blocks, 197 tokens and r = 19.4."""
+    blocks = list(block_modules(deit_tiny[0]))[:6]
+    ones = np.ones(6)
+    bounds = upper_bounds(blocks, {"reference": SeenTokens(197, 19.4, ones, ones, ones)})
+    found = [bound.as_published for bound in bounds if bound.component == "mha"]
+    assert found == pytest.approx([103_704.0, 41_711.0, 27_319.1, 17_477.2, 15_585.1, 20_878.2], abs=0.06)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from unfreeze.components.mapping import block_modules
 from unfreeze.config import PlasticityConfig
 from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.data.pixels.decode import make_array
 from unfreeze.data.pixels.part import Part
 from unfreeze.errors import ModelError
+from unfreeze.plasticity.bounds import SeenTokens, upper_bounds
 from unfreeze.plasticity.local import measure_plasticity
 from unfreeze.plasticity.sequential import QUANTILES
 from unfreeze.records import COMPONENTS, MODES, PlasticityTable
@@ -232,6 +234,22 @@ def test_every_mode_follows_the_definition(name: str) -> None:
     table = measure(model, source, target, batch_size=3)
     assert {row.num_pairs for row in table.rows} == {NUM_IMAGES}
     assert_table_follows_definition(table, plain_values(model, source, target, SPEC))
+
+
+def test_the_published_r_is_the_mean_over_images_of_their_root_mean_square_norm(plain_table: PlasticityTable) -> None:
+    model = make_model("plain")
+    images = np.concatenate([random_images(1), random_images(2)])
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (SPEC.mean, SPEC.std))
+    with torch.no_grad():
+        norms = plain_embedding(model, (pixels - mean) / std)[0].norm(dim=-1)
+    r, ones = norms.square().mean(1).sqrt().mean().item(), np.ones(len(model.blocks))
+    assert r != pytest.approx(norms.mean().item(), rel=1e-3)
+    expected = upper_bounds(block_modules(model), {"reference": SeenTokens(norms.shape[1], r, ones, ones, ones)})
+    found = {b.block: b.as_published for b in plain_table.bounds if (b.mode, b.component) == ("reference", "mha")}
+    for bound in expected:
+        if bound.component == "mha":
+            assert found[bound.block] == pytest.approx(bound.as_published, rel=1e-5)
 
 
 @pytest.fixture(scope="module")

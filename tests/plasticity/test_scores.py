@@ -119,6 +119,39 @@ def test_sensitivity() -> None:
     assert sum(value > 2 / len(top) for value in values.values()) > 3
 
 
+def test_per_image_the_squares_are_of_single_images() -> None:
+    """With one image a batch it is SPT's code, and with the downstream labels FISH's global top share."""
+    model, images, labels = plainly("plain", make_part())
+    found = [gradients(model, model(i[None]).log_softmax(1)[0, y]) for i, y in zip(images, labels, strict=True)]
+    ranked = []
+    for group in GROUPS:
+        for tensors in zip(*(image[group] for image in found), strict=True):
+            ranked += [(value, group) for value in sum(grad**2 for _, grad in tensors).flatten().tolist()]
+    top = [group for _, group in sorted(ranked, reverse=True)[: math.ceil(len(ranked) / 100)]]
+    expected = pytest.approx({group: top.count(group) / len(top) for group in GROUPS}, abs=1.5 / len(top))
+    assert score(make_model(), "sensitivity_per_image")["sensitivity_per_image"] == expected
+    assert score(make_model(), "sensitivity", batch_size=1)["sensitivity"] == expected
+    assert score(make_model(), "sensitivity", batch_size=64)["sensitivity"] != expected
+
+
+def test_fishers_top_share_is_by_single_parameters_and_drawn_labels() -> None:
+    """Of one image each label's own ranking is known: the share is that of the one that was drawn."""
+    model, images, _ = plainly("plain", make_part(1))
+    expected = []
+    for label in range(4):
+        found = gradients(model, model(images[0][None]).log_softmax(1)[0, label])
+        ranked = [(value, group) for group in GROUPS for _, g in found[group] for value in (g**2).flatten().tolist()]
+        top = [group for _, group in sorted(ranked, reverse=True)[: math.ceil(len(ranked) / 100)]]
+        expected.append({group: top.count(group) / len(top) for group in GROUPS})
+    scores = score(make_model(), "fisher", "fisher_share", part=make_part(1))
+    close = [scores["fisher_share"] == pytest.approx(each, abs=1.5 / len(top)) for each in expected]
+    by_label = [squares(model, images[0], label) for label in range(4)]
+    drawn = [np.allclose(list(scores["fisher"].values()), each, rtol=1e-3) for each in by_label]
+    assert drawn.count(True) == 1
+    assert close[drawn.index(True)]
+    assert list(scores["fisher_share"].values()) != list(scores["fisher"].values())
+
+
 def test_sensitivity_counts_each_parameter_in_its_own_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unfreeze.plasticity.scores._TOP_SHARE", 1.0)
     scores = score(make_model(), "sensitivity", "parameters")

@@ -32,7 +32,7 @@ class SeenTokens:
     """Extremes of the tokens that entered the components in one mode. Arrays are float64 (blocks,)."""
 
     num_tokens: int  # per image
-    mean_norm: float  # of the embedded tokens, in every mode: the published bound's r
+    mean_norm: float  # published r, in every mode: root mean square norm of an image's embedded tokens, over images
     ln1_min_variance: np.ndarray  # epsilon left out; the mean square for an RMS norm
     mha_max_norm: np.ndarray
     ln2_min_variance: np.ndarray
@@ -145,17 +145,18 @@ def _projections(attention: Any) -> _Projections | None:
 
 
 def _published_attention(of: _Projections, num_tokens: int, mean_norm: float) -> float | None:
-    """Σ_h σ(O_h) σ(V_h) √(3n + (12n + 3) r⁴ σ(A_h)²), after Castin et al. 2024 (arXiv 2312.14820), r the mean norm.
+    """Σ_h σ(O_h) σ(V_h) √(3n + (12n + 3) r⁴ σ(A_h)²), after Castin et al. 2024 (arXiv 2312.14820).
 
-    As in the paper's code, head h is columns h·d_h to (h+1)·d_h of every weight, although q, k and v have their heads
-    in the rows, and A_h = Q_hᵀ K_h / √d_h. Biases and rotations are ignored. None unless all weights are width × width.
+    As in the paper's code (ambroiseodt/vit-plasticity), head h is columns h·d_h to (h+1)·d_h of every weight, although
+    q, k and v have their heads in the rows, A_h = Q_h K_hᵀ / √d_h is width × width, and r the mean over images of the
+    root mean square of their tokens' norms. Biases and rotations are ignored. None unless weights are width × width.
     """
     width = of.query.shape[1]
     weights = (of.query, of.key, of.value, of.out)
     if any(weight.shape != (width, width) for weight in weights):
         return None
     query, key, value, out = (weight.unflatten(1, (of.num_heads, -1)).transpose(0, 1) for weight in weights)
-    scores = _largest_singular_value(query.mT @ key) / query.shape[-1] ** 0.5
+    scores = _product_singular_value(query, key.mT) / query.shape[-1] ** 0.5
     root = (3 * num_tokens + (12 * num_tokens + 3) * mean_norm**4 * scores**2).sqrt()
     return (_largest_singular_value(out) * _largest_singular_value(value) * root).sum().item()
 

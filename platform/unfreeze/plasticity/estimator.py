@@ -148,7 +148,7 @@ class Estimator:
             num_pairs=int(distinct.sum()),
             skipped_pairs=int((~distinct).sum()),
             extremes=extremes,
-            token_norm=(float(norms.sum()), norms.size, norms.shape[1]),
+            token_norm=(float(np.sqrt((norms**2).mean(axis=1)).sum()), *norms.shape),
         )
 
     def _measure_piece(self, images: Tensor) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, Any], np.ndarray]:

@@ -47,7 +47,7 @@ class Measurement:
 
     @property
     def mean_token_norm(self) -> float:
-        """Of the embedded tokens."""
+        """Root mean square over an image's embedded tokens, its mean over images."""
         return self._token_norms[0] / self._token_norms[1]
 
     def table(

@@ -112,6 +112,35 @@ class Probe:
         _check_finite("the squared gradient", {n: sum(s.sum().item() for s in g) for n, g in squares.items()})
         return mean, squares
 
+    @cached_property
+    def given_squares(self) -> dict[str, list[Tensor]]:
+        """Σ over images of (∂ log p(its label) / ∂θ)²."""
+        return self._squares_by_image(lambda log_p, label: int(label))
+
+    @cached_property
+    def drawn_squares(self) -> dict[str, list[Tensor]]:
+        """The same of one label per image that is drawn from the model's own prediction, on the CPU so that every
+        device draws the same."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "fisher labels"))
+
+        def draw(log_p: Tensor, _: Tensor) -> int:
+            p = log_p.detach().exp().double().cpu()
+            # As `torch.multinomial` draws one, which would stop at NaN before the group can be named.
+            return int((p / torch.empty_like(p).exponential_(generator=generator)).argmax())
+
+        return self._squares_by_image(draw)
+
+    def _squares_by_image(self, choose: Callable[[Tensor, Tensor], int]) -> dict[str, list[Tensor]]:
+        """One image at a time: the square of a batch's gradient is another number."""
+        squares = {name: [torch.zeros_like(tensor) for tensor in group] for name, group in self.tensors.items()}
+        for image, label in self.batches(1):
+            log_p = F.log_softmax(self.module(image).float(), dim=1)[0]
+            for name, group in self.gradients(log_p[choose(log_p, label[0])]).items():
+                for gradient, square in zip(group, squares[name], strict=True):
+                    square.addcmul_(gradient, gradient)
+        _check_finite("the squared gradient", {n: sum(s.sum().item() for s in g) for n, g in squares.items()})
+        return squares
+
 
 @contextlib.contextmanager
 def _prepared(module: nn.Module, classifier: tuple[str, ...], *, seed: int) -> Iterator[None]:
@@ -149,7 +178,7 @@ def _gradient_norm(probe: Probe) -> dict[str, float]:
 
     Lee et al. use the ratio tensor by tensor (on its learning rate), so the mean over tensors is ours; their code
     averages the ratios of five batches, which noise makes larger, and leaves batch norms out. A tensor of norm 0, such
-    as a fresh bias, has no ratio and is left out.
+    as a fresh bias, has no ratio and is left out. The ratio of the group's whole ‖g‖ and ‖θ‖ is another number.
     """
     mean, _ = probe.accumulated
     values = {}
@@ -161,13 +190,35 @@ def _gradient_norm(probe: Probe) -> dict[str, float]:
 
 
 def _sensitivity(probe: Probe) -> dict[str, float]:
-    """Share of the most sensitive parameters of all blocks that lie in the group; the values sum to 1.
+    """Share of the most sensitive parameters of all blocks that lie in the group, as SPT's code has it.
 
     s_n = Σ over batches of g_n², the loss a gradient step on parameter n alone takes away, to first order and up to
-    the learning rate. As in SPT's code g is the batch's mean gradient, so values depend on ``batch_size``, and what
-    counts is the *number* of a group's parameters among the top ones: large groups have more of them.
+    the learning rate. As in the code g is the batch's mean gradient, so values depend on ``batch_size`` and on how many
+    batches there are (8 there). Its paper squares image by image: `sensitivity_per_image`.
     """
-    _, squares = probe.accumulated
+    return _top_shares(probe, probe.accumulated[1])
+
+
+def _sensitivity_per_image(probe: Probe) -> dict[str, float]:
+    """The same from s_n = Σ over images of g_n², as SPT's paper has it, with the downstream labels.
+
+    This is also FISH's global top share in its other label mode, the empirical Fisher's.
+    """
+    return _top_shares(probe, probe.given_squares)
+
+
+def _fisher_share(probe: Probe) -> dict[str, float]:
+    """Share of the parameters of all blocks with the largest diagonal Fisher information that lie in the group.
+
+    How FISH's own mask is chosen: globally, by single parameters; what share of them is kept is ours (`_TOP_SHARE`;
+    FISH sweeps it). Labels are drawn as for `fisher`.
+    """
+    return _top_shares(probe, probe.drawn_squares)
+
+
+def _top_shares(probe: Probe, squares: dict[str, list[Tensor]]) -> dict[str, float]:
+    """The values sum to 1. What counts is the *number* of a group's parameters among the top ones: large groups have
+    more of them."""
     everything = torch.cat([square.flatten() for group in squares.values() for square in group])
     top = everything.topk(math.ceil(_TOP_SHARE * len(everything)), sorted=False).indices
     ends = torch.tensor(list(_parameters(probe).values()), device=top.device).cumsum(0)
@@ -179,8 +230,9 @@ def _sensitivity(probe: Probe) -> dict[str, float]:
 def _forward_only(probe: Probe) -> dict[str, float]:
     """Mean over the group's weights of |w_ij|·|a_j|, |a_j| the mean magnitude of input j over tokens and images.
 
-    Weights are those of the linear layers (all of MHA's) and the gains of LN1 and LN2, whose input is the normalised
-    token; biases, LayerScale, and norms within MHA and MLP are left out.
+    FPS ranks single weights by the product; the mean over a group is ours, and so is what counts as a weight: those of
+    the linear layers (all of MHA's), and the gains of LN1 and LN2, whose input is the normalised token and whose few
+    large products often lead the order. Biases, LayerScale, and norms within MHA and MLP are left out.
     """
     totals = dict.fromkeys(probe.tensors, 0.0)
     counts = dict.fromkeys(probe.tensors, 0)
@@ -242,23 +294,13 @@ def _weighted_layers(parts: BlockModules) -> Iterator[tuple[str, nn.Module, nn.M
 def _fisher(probe: Probe) -> dict[str, float]:
     """Mean over the group's parameters of the diagonal Fisher information E_x E_{y ~ p(y|x)} (∂ log p(y|x) / ∂θ_n)².
 
-    One label is drawn per image from the model's own prediction, on the CPU so that every device draws the same; the
-    downstream labels are not used (with them it would be the empirical Fisher, which is not the Fisher information:
-    Kunstner et al., arXiv 1905.12558). One image at a time: the square of a batch's gradient is another number.
+    The information is FISH's, its mean over a group ours: FISH keeps the parameters that have most of all
+    (`fisher_share`), which orders components otherwise, since small groups have the large means. One label is drawn per
+    image from the model's own prediction; the downstream labels are not used (with them it would be the empirical
+    Fisher, which is not the Fisher information: Kunstner et al., arXiv 1905.12558).
     """
-    generator = torch.Generator().manual_seed(derive_seed(probe.seed, "fisher labels"))
-    totals = dict.fromkeys(probe.tensors, 0.0)
-    for image, _ in probe.batches(1):
-        log_p = F.log_softmax(probe.module(image).float(), dim=1)[0]
-        p = log_p.detach().exp().double().cpu()
-        # As `torch.multinomial` draws one, which would stop at NaN before the group can be named.
-        label = int((p / torch.empty_like(p).exponential_(generator=generator)).argmax())
-        sums = [
-            torch.stack([g.square().sum() for g in group]).sum() for group in probe.gradients(log_p[label]).values()
-        ]
-        for name, value in zip(totals, torch.stack(sums).tolist(), strict=True):
-            totals[name] += value
-    return {name: totals[name] / (len(probe.images) * size) for name, size in _parameters(probe).items()}
+    sums = {name: sum(square.double().sum().item() for square in group) for name, group in probe.drawn_squares.items()}
+    return {name: sums[name] / (len(probe.images) * size) for name, size in _parameters(probe).items()}
 
 
 def _parameters(probe: Probe) -> dict[str, float]:
@@ -280,6 +322,12 @@ SCORES: dict[str, Score] = {
         cost="one forward and backward pass in batches, and one selection among all parameters",
         compute=_sensitivity,
     ),
+    "sensitivity_per_image": Score(
+        summary="the same by squared gradients of single images, as the paper and not the code of SPT has it",
+        source="SPT (arXiv 2303.08566, its text); FISH Mask (arXiv 2111.09839) with the downstream labels",
+        cost="one forward and backward pass, image by image",
+        compute=_sensitivity_per_image,
+    ),
     "forward_only": Score(
         summary="weight magnitude times input activation, mean over weights",
         source="FPS: Yang et al., Feedforward-based Parameter Selection, arXiv 2510.27359v1",
@@ -291,6 +339,12 @@ SCORES: dict[str, Score] = {
         source="FISH Mask: Sung et al., Training Neural Networks with Fixed Sparse Masks, arXiv 2111.09839",
         cost="one forward and backward pass, image by image",
         compute=_fisher,
+    ),
+    "fisher_share": Score(
+        summary="share of the 1 % parameters of the largest Fisher information that lie in the component",
+        source="FISH Mask: Sung et al., arXiv 2111.09839",
+        cost="one forward and backward pass, image by image; shared with fisher",
+        compute=_fisher_share,
     ),
     "parameters": Score(
         summary="number of parameters",

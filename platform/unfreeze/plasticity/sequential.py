@@ -30,7 +30,7 @@ class BatchRates:
     num_pairs: int  # measured; those of distance 0 left out
     skipped_pairs: int
     extremes: dict[str, np.ndarray]  # float64 (3, blocks), see network.Extremes; empty without bounds
-    token_norm: tuple[float, int, int]  # of the embedded tokens: sum, count, tokens per image
+    token_norm: tuple[float, int, int]  # root mean square over an image's embedded tokens: sum, images; their tokens
 
 
 def merge_extremes(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
