@@ -61,6 +61,12 @@ def shell(script: str, folder: Path, **variables: str) -> subprocess.CompletedPr
     return run(["bash", "-c", script], folder, **variables)
 
 
+def copy_checkout(folder: Path) -> Path:
+    for name in ("platform", "sweeps"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
 # --- terminals, pipes and disks ---------------------------------------------------------------------------------------
 
 
@@ -187,10 +193,7 @@ def test_however_python_is_started(start: list[str], variables: dict[str, str]) 
 
 
 def test_a_checkout_in_an_odd_folder(tmp_path: Path) -> None:
-    odd = tmp_path / "ü [a] b=c,d #"
-    odd.mkdir()
-    for name in ("platform", "sweeps"):
-        (odd / name).symlink_to(ROOT / name)
+    odd = copy_checkout(tmp_path / "ü [a] b=c,d # %20 'e'")
     result = run([sys.executable, "sweeps/report.py", "sweep.name=none"], odd)
     assert result.returncode == 2
     assert result.stderr.startswith("error: there is no sweep in ")
@@ -466,8 +469,7 @@ def without_ray() -> dict[str, str]:
 @pytest.mark.slow
 def test_the_workers_run_this_checkout_and_not_the_installed_one(tmp_path: Path, processes: Processes) -> None:
     """In surroundings that would each have stopped it: a home and a TMPDIR that will not do, an empty RAY_ADDRESS."""
-    for name in ("platform", "sweeps"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_checkout(tmp_path)
     actor = tmp_path / "platform/unfreeze/plasticity/actor.py"
     planted = 'import torch\n\n        raise __import__("unfreeze.errors").errors.DataError("planted here")\n'
     actor.write_text(actor.read_text().replace("import torch\n", planted, 1))

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray.tune import TuneError
+from ray.util.client import ray as client
 
 from unfreeze.config import ClusterConfig, Config
 from unfreeze.errors import ClusterError, InfrastructureError, StorageError, UnfreezeError
@@ -38,6 +39,10 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     check_train()
     _set_variables(config)
     if ray.is_initialized():
+        if client.is_connected():
+            raise ClusterError(
+                "this process is connected by Ray Client (ray://), which cannot run a sweep; join host:port"
+            )
         check_workers()
         yield
         return
