@@ -179,10 +179,15 @@ def _search_contradictions(search: SearchConfig) -> Iterator[Contradiction]:
         for name, values in grid.items():
             if not values or len(set(values)) < len(values):
                 yield ("search",), f"search.{name} must list each of the grid's once for search=grid, but got {values}"
-    elif any(grid.values()):
-        given = ", ".join(f"search.{name}" for name, values in grid.items() if values)
-        yield ("search",), f"{given} are for search=grid, but got search.space={search.space}"
-    if search.select_on == "test" and search.space != "grid":
+        return
+    if search.space == "listed" and not search.selections:
+        yield ("search",), "search.selections must list what search=listed searches, but got none"
+    others = [f"search.{name}" for name, values in grid.items() if values]
+    if search.space == "listed":
+        others = [name for name in others if name != "search.selections"]
+    if others:
+        yield ("search",), f"{', '.join(others)} are for search=grid, but got search.space={search.space}"
+    if search.select_on == "test":
         yield (
             ("search",),
             f"search.select_on=test reproduces a grid's published choice and needs search=grid, but got search.space="

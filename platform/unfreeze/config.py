@@ -305,13 +305,15 @@ class SearchConfig:
     """Which selections at which learning rates, within which budget, and when a trial is stopped."""
 
     __pydantic_config__ = _STRICT
-    space: Literal["components", "depth", "blocks", "grid"] = option(
+    space: Literal["components", "depth", "blocks", "listed", "grid"] = option(
         "components",
         "components: a switch per component; depth: per component and third of the blocks; blocks: per component and "
-        "block; grid: what `selections`, `learning_rates` and `seeds` list",
+        "block; listed: what `selections` lists; grid: what `selections`, `learning_rates` and `seeds` list",
     )
     selections: list[str] = option(
-        [], "grid: every one at every rate with every seed, nothing sampled, stopped or confirmed"
+        [],
+        "listed: those that are searched; grid: every one at every rate with every seed, nothing sampled, stopped or "
+        "confirmed",
     )
     learning_rates: list[PositiveFloat] = option([], "grid: tried for every selection")
     seeds: list[NonNegativeInt] = option([], "grid: one run of each pair of selection and learning rate per seed")

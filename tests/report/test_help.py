@@ -20,7 +20,7 @@ def names_in(text: str) -> list[str]:
 
 def test_groups_are_the_folders_of_conf() -> None:
     assert sorted(GROUPS) == ["cluster", "data", "experiment", "model", "search"]
-    assert GROUPS["search"] == ["blocks", "components", "depth", "grid"]
+    assert GROUPS["search"] == ["blocks", "components", "depth", "grid", "listed"]
     assert "paper_pet" in GROUPS["experiment"]
 
 

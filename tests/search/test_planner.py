@@ -211,6 +211,16 @@ def test_every_trial_keeps_the_budget_and_the_range(
     assert [spec.selection for spec in records if spec.origin == "baseline"] == ["none"]
 
 
+@pytest.mark.parametrize("sampler", ["model", "tpe", "gp", "random"])
+def test_of_a_list_nothing_else_is_tried(sampler: str, make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    listed = ["mha", "mha@3-5+fc1", "fc1+fc2", "ln1+ln2"]
+    planner = make_planner(space="listed", selections=listed, sampler=sampler, num_trials=9, baselines=["none"])
+    records = specs(sweep(planner, fake_trial))
+    assert {spec.selection for spec in records if spec.origin == "search"} <= set(listed)
+    assert [(spec.selection, spec.origin) for spec in records[:2]] == [("mha", "prior"), ("none", "baseline")]
+    assert {spec.selection for spec in records} <= {*listed, "none"}
+
+
 def test_no_first_points_at_all(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
     """A budget below every whole component, no baselines: the sampler starts from nothing."""
     planner = make_planner(space="blocks", max_trainable_share=0.004, baselines=[], num_trials=6)

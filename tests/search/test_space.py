@@ -195,3 +195,36 @@ def test_the_smallest_by_one_limit_is_not_that_by_another() -> None:
 def test_facts_without_tokens_are_refused_where_cost_is_asked_for(settings: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="lack the number and width"):
         space_of("components", **settings)
+
+
+# --- a list of one's own ----------------------------------------------------------------------------------------------
+
+
+def test_a_list_has_as_few_switches_as_tell_its_selections_apart() -> None:
+    space = space_of("listed", 12, selections=["mha", "mha@6-11+fc1", "fc1+fc2"])
+    assert set(space.switches) == {"mha@0-5", "mha@6-11", "fc1", "fc2"}
+    assert [str(own) for own in space.listed] == ["mha", "mha@6-11+fc1", "fc1+fc2"]
+    allowed = {"mha": True, "fc1+fc2": True, "fc1": False, "mha@0-5": False, "all": False}
+    assert {text: space.allows(parse_selection(text, num_blocks=12)) for text in allowed} == allowed
+    params = space.params(space.listed[1], 0.02)
+    assert space.selection(params) == space.listed[1]
+    assert params.keys() == space.distributions.keys()
+
+
+@pytest.mark.parametrize(
+    ("selections", "message"),
+    [
+        (["mha", "fc1", "mha@0-5"], "'mha' and 'mha@0-5', which are the same"),
+        (["mha", "all"], "has 'all'; compare it as one of search.baselines"),
+        (["none"], "has 'none'"),
+        (["mha:lora(2)"], r"has 'mha:lora\(2\)'"),
+    ],
+)
+def test_what_a_list_cannot_hold_is_refused(selections: list[str], message: str) -> None:
+    with pytest.raises(SelectionError, match=message):
+        space_of("listed", selections=selections)
+
+
+def test_a_list_of_which_nothing_fits_is_refused() -> None:
+    with pytest.raises(BudgetError, match=r"no selection of search\.space=listed fits; the smallest, fc2, passes"):
+        space_of("listed", selections=["mha+fc1", "fc2"], max_trainable_share=0.01)

@@ -19,11 +19,8 @@ def first_points(
     num_blocks = space.model.num_blocks
     rates: list[float | None] = [*config.start_learning_rates] or [None]
     order = sorted(COMPONENTS, key=lambda name: (-scores[name], COMPONENTS.index(name)))
-    singles = [(select_components([name], num_blocks=num_blocks), "prior") for name in order]
-    baselines = [(parse_selection(text, num_blocks=num_blocks), "baseline") for text in config.baselines]
-    return [
-        (selection, rate, origin)
-        for selection, origin in [*(singles if config.first == "components" else []), *baselines]
-        if space.fits(selection)
-        for rate in rates
-    ]
+    whole = [select_components([name], num_blocks=num_blocks) for name in order]
+    singles = [(own, "prior") for own in whole if config.first == "components" and space.allows(own)]
+    texts = [parse_selection(text, num_blocks=num_blocks) for text in config.baselines]
+    baselines = [(own, "baseline") for own in texts if space.fits(own)]
+    return [(selection, rate, origin) for selection, origin in [*singles, *baselines] for rate in rates]

@@ -88,11 +88,15 @@ class StudyMirror:
         low, high = self._space.learning_rate_low, self._space.learning_rate_high
         rates = FloatDistribution(min(low, spec.learning_rate), max(high, spec.learning_rate), log=True)
         state = _STATES.get(record.state, TrialState.FAIL)
+        distributions = {**self._space.distributions, LEARNING_RATE: rates}
+        if self._space.listed and selection not in self._space.listed:  # a baseline, which the study knows no value for
+            distributions = {LEARNING_RATE: rates}
+        params = self._space.params(selection, spec.learning_rate)
         return optuna.trial.create_trial(
             state=state,
             value=record.best_val_accuracy if state is TrialState.COMPLETE else None,
-            params=self._space.params(selection, spec.learning_rate),
-            distributions={**self._space.distributions, LEARNING_RATE: rates},
+            params={name: params[name] for name in distributions},
+            distributions=distributions,
             intermediate_values={report.images_seen: report.val_accuracy for report in record.reports},
             user_attrs={_TRIAL: spec.trial_id, "selection": spec.selection, "seed": spec.seed, "origin": spec.origin},
         )

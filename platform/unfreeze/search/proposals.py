@@ -55,9 +55,9 @@ class ModelSampler:
             np.array([COMPONENTS.index(min(name for _, name in own)) for own in pairs]),
             rates=(space.learning_rate_low, space.learning_rate_high),
         )
-        self._candidates = Candidates(
-            len(self._names), every_subset(len(self._names), self._allows), allowed=self._allows, draw=self._draw
-        )
+        listed = [row for own in space.listed if space.fits(own) and (row := self._switches(own)) is not None]
+        subsets = np.stack(listed) if listed else every_subset(len(self._names), self._allows)
+        self._candidates = Candidates(len(self._names), subsets, allowed=self._allows, draw=self._draw)
 
     @_one_thread
     def propose(self, planned: Sequence[TrialSpec], known: Mapping[int, TrialRecord]) -> tuple[Selection, float]:
@@ -222,7 +222,8 @@ class ModelSampler:
         return on.astype(np.float64) if made == selection.members and not selection.lora else None
 
     def _selection(self, switches: np.ndarray) -> Selection:
-        return self._space.selection(dict(zip(self._names, switches > 0.5, strict=True)))
+        on = (self._space.switches[name] for name, value in zip(self._names, switches, strict=True) if value)
+        return Selection(self._space.model.num_blocks, frozenset[tuple[int, str]]().union(*on))
 
     def _rate(self, log_rate: float) -> float:
         """An end of the range as it was given: 10**log10(x) may lie a rounding error outside."""

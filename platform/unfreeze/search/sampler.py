@@ -76,15 +76,22 @@ def _told(space: SearchSpace, spec: TrialSpec, record: TrialRecord | None, *, pa
 
 def draw_uniformly(space: SearchSpace, rng: np.random.Generator) -> tuple[Selection, float]:
     """A random chain of switches, each kept if it still fits; for budgets so tight that samples miss them."""
+    if space.listed:
+        fitting = [own for own in space.listed if space.fits(own)]
+        return fitting[rng.integers(len(fitting))], _draw_rate(space, rng)
     selection = Selection(space.model.num_blocks, frozenset())
     for name in rng.permutation(sorted(space.switches)):
         larger = Selection(selection.num_blocks, selection.members | space.switches[name])
         if space.fits(larger) and (not selection.members or rng.random() < 0.5):
             selection = larger
+    return selection, _draw_rate(space, rng)
+
+
+def _draw_rate(space: SearchSpace, rng: np.random.Generator) -> float:
     low, high = np.log(space.learning_rate_low), np.log(space.learning_rate_high)
     rate = float(np.exp(rng.uniform(low, high)))
     # exp(log(x)) may lie a rounding error outside the range.
-    return selection, min(max(rate, space.learning_rate_low), space.learning_rate_high)
+    return min(max(rate, space.learning_rate_low), space.learning_rate_high)
 
 
 def observed_value(record: TrialRecord) -> float | None:

@@ -9,10 +9,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from unfreeze.components.selection import Selection, check_lora, parse_selection
 from unfreeze.config import SearchConfig
 from unfreeze.cost.model import CostModel
-from unfreeze.errors import BudgetError
+from unfreeze.errors import BudgetError, SelectionError
 from unfreeze.records import COMPONENTS, ModelFacts
 
-LEARNING_RATE = "learning_rate"
+LEARNING_RATE, SELECTION = "learning_rate", "selection"
 _THIRDS = ("early", "middle", "late")
 _GIB = 2**30
 
@@ -29,6 +29,7 @@ class SearchSpace:
     max_flops_share: float  # of training `all`; 1: off
     max_memory: float | None  # bytes of one worker at its peak; None: off
     cost: CostModel
+    listed: tuple[Selection, ...] = ()  # with search=listed: what may be tried, and nothing else
 
     @property
     def model(self) -> ModelFacts:
@@ -41,23 +42,30 @@ class SearchSpace:
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        booleans: dict[str, BaseDistribution] = {name: CategoricalDistribution([False, True]) for name in self.switches}
         rate = FloatDistribution(self.learning_rate_low, self.learning_rate_high, log=True)
+        if self.listed:
+            return {SELECTION: CategoricalDistribution([str(own) for own in self.listed]), LEARNING_RATE: rate}
+        booleans: dict[str, BaseDistribution] = {name: CategoricalDistribution([False, True]) for name in self.switches}
         return booleans | {LEARNING_RATE: rate}
 
     def selection(self, params: Mapping[str, Any]) -> Selection:
         """The selection that sampled parameters stand for."""
+        if self.listed:
+            return parse_selection(params[SELECTION], num_blocks=self.model.num_blocks)
         members = [pairs for name, pairs in self.switches.items() if params[name]]
         return Selection(self.model.num_blocks, frozenset().union(*members))
 
     def params(self, selection: Selection, learning_rate: float) -> dict[str, Any]:
         """Sampled parameters that stand for ``selection``: a switch is on where all it turns on is trained whole."""
+        if self.listed:
+            return {SELECTION: str(selection), LEARNING_RATE: learning_rate}
         switches: dict[str, Any] = {name: pairs <= selection.members for name, pairs in self.switches.items()}
         return switches | {LEARNING_RATE: learning_rate}
 
     def allows(self, selection: Selection) -> bool:
-        """Whether the selection trains some component and fits the budget."""
-        return bool(selection.members) and self.fits(selection)
+        """Whether the selection is of the space: it trains some component, is listed where there is a list, and fits
+        the budget."""
+        return bool(selection.members) and (not self.listed or selection in self.listed) and self.fits(selection)
 
     def fits(self, selection: Selection) -> bool:
         return not self.excesses(selection)
@@ -89,13 +97,16 @@ def make_space(config: SearchConfig, cost: CostModel) -> SearchSpace:
     Raises:
         BudgetError: no selection of the space fits; names the smallest and each limit that it passes.
         ModelError: a limit needs the model's cost, which its facts are too old for.
-        SelectionError: a baseline cannot be read, or asks LoRA of what it cannot do.
+        SelectionError: a baseline cannot be read, or asks LoRA of what it cannot do; a listed selection cannot be read,
+            comes twice, or is no set of components.
     """
     model = cost.model
     for text in config.baselines:
         check_lora(parse_selection(text, num_blocks=model.num_blocks), width=model.width)
+    listed = _listed(config.selections, model.num_blocks) if config.space == "listed" else ()
     space = SearchSpace(
-        switches=_switches(config.space, model.num_blocks),
+        switches=_distinctions(listed) if listed else _switches(config.space, model.num_blocks),
+        listed=listed,
         learning_rate_low=config.learning_rate_low,
         learning_rate_high=config.learning_rate_high,
         extend_rates=config.extend_rates,
@@ -106,7 +117,7 @@ def make_space(config: SearchConfig, cost: CostModel) -> SearchSpace:
     )
     if config.objective == "pareto":
         cost.flops_share(Selection(model.num_blocks, frozenset()))  # too old facts are refused before the first trial
-    alone = [Selection(model.num_blocks, pairs) for pairs in space.switches.values()]
+    alone = listed or [Selection(model.num_blocks, pairs) for pairs in space.switches.values()]
     if not any(space.allows(selection) for selection in alone):
         # Whatever else is switched on trains, computes and keeps more; so the smallest stands for all.
         smallest = min(alone, key=lambda selection: (len(space.excesses(selection)), cost.num_trained(selection)))
@@ -115,6 +126,33 @@ def make_space(config: SearchConfig, cost: CostModel) -> SearchSpace:
             f"{' and '.join(space.excesses(smallest))}; raise the limit"
         )
     return space
+
+
+def _listed(texts: list[str], num_blocks: int) -> tuple[Selection, ...]:
+    found: dict[Selection, str] = {}
+    for text in texts:
+        selection = parse_selection(text, num_blocks=num_blocks)
+        if selection.embed or selection.lora or not selection.members:
+            raise SelectionError(
+                f"search=listed searches sets of components trained whole, but search.selections has {text!r}; compare "
+                f"it as one of search.baselines, or list it for search=grid"
+            )
+        if selection in found:
+            raise SelectionError(
+                f"search.selections has {found[selection]!r} and {text!r}, which are the same in a model of "
+                f"{num_blocks} blocks; leave one out"
+            )
+        found[selection] = text
+    return tuple(found)
+
+
+def _distinctions(listed: tuple[Selection, ...]) -> dict[str, frozenset[tuple[int, str]]]:
+    """The fewest switches that make every listed selection: what always comes together is one."""
+    together: dict[tuple[bool, ...], set[tuple[int, str]]] = {}
+    for pair in sorted(frozenset().union(*(own.members for own in listed))):
+        together.setdefault(tuple(pair in own.members for own in listed), set()).add(pair)
+    parts = [Selection(listed[0].num_blocks, frozenset(pairs)) for pairs in together.values()]
+    return {str(part): part.members for part in parts}
 
 
 def _switches(space: str, num_blocks: int) -> dict[str, frozenset[tuple[int, str]]]:
