@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from unfreeze.evidence.verdict import verdict
-from unfreeze.records import COMPONENTS, Contender, ScoreWorth, Worth
-from unfreeze.report.page import html_report, load_lines, recommendation_rows, terminal_report
+from unfreeze.records import COMPONENTS, Contender, ScoreWorth, TrialState, Worth
+from unfreeze.report.page import best_trials, html_report, load_lines, recommendation_rows, terminal_report
 from unfreeze.report.plasticity import agreement_rows, terminal_plasticity
 from unfreeze.report.settings import flatten, redact
 
@@ -326,3 +326,10 @@ def test_the_verdict_and_what_each_score_is_worth(evidence, report):
     assert "no number: the score is the same everywhere" in text
     assert "+1.2 [−0.3, 2.6]" in text
     assert not re.search("supported|contradicted", text, re.IGNORECASE)
+
+
+def test_a_finished_trial_comes_before_what_was_stopped(build_trial, build_evidence):
+    stopped = build_trial(0, "mha", 0.95, state=TrialState.STOPPED)
+    finished = build_trial(1, "mha", 0.76)
+    alone = build_trial(2, "fc1", 0.99, state=TrialState.DIVERGED)
+    assert best_trials(build_evidence((stopped, alone, finished))) == [finished, alone]

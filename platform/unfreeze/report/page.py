@@ -7,7 +7,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unfreeze.evidence.correlate import coefficient_text
 from unfreeze.evidence.verdict import points, verdict
-from unfreeze.records import Correlation, Evidence, PlasticityTable, ScoreWorth, TrialRecord, to_dict
+from unfreeze.records import (
+    Correlation,
+    Evidence,
+    PlasticityTable,
+    ScoreWorth,
+    TrialRecord,
+    TrialState,
+    to_dict,
+)
 from unfreeze.report.choices import CHOICE_HEADINGS, choice_rows, chosen_on, mean_and_sd
 from unfreeze.report.front import FRONT_HEADINGS, front_rows
 from unfreeze.report.plasticity import (
@@ -183,9 +191,16 @@ def worth_row(found: ScoreWorth) -> tuple[str, ...]:
 
 
 def best_trials(evidence: Evidence) -> list[TrialRecord]:
-    """The trial with the best validation accuracy of each selection, whatever its state, best first."""
+    """The trial with the best validation accuracy of each selection, best first.
+
+    Finished ones come before all others: what was stopped or diverged has no result, however high it once stood.
+    """
     best: dict[str, TrialRecord] = {}
-    for trial in sorted(evidence.trials, key=lambda trial: -(trial.best_val_accuracy or 0.0)):
+
+    def merit(trial: TrialRecord) -> tuple[bool, float]:
+        return trial.state is TrialState.FINISHED, trial.best_val_accuracy or 0.0
+
+    for trial in sorted(evidence.trials, key=merit, reverse=True):
         best.setdefault(trial.spec.selection, trial)
     return list(best.values())
 

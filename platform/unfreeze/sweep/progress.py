@@ -50,9 +50,9 @@ class ProgressLine(tune.Callback):
         parts = [f"{len(final)}/{self._max_trials} trials done", f"{running} running", f"{stopped} stopped early"]
         if broken:
             parts.append(f"{broken} failed or diverged")
-        scored = [record for record in final.values() if record.best_val_accuracy is not None]
-        if scored:
-            best = max(scored, key=lambda record: record.best_val_accuracy or 0.0)
+        finished = [record for record in final.values() if record.state is TrialState.FINISHED and record.reports]
+        if finished:
+            best = max(finished, key=lambda record: record.best_val_accuracy or 0.0)
             parts.append(f"best {best.best_val_accuracy:.1%} ({best.spec.selection}, lr {best.spec.learning_rate:.2g})")
         fresh = len(final) - self._done_before
         if fresh:
