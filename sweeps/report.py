@@ -2,6 +2,7 @@
 
 python sweeps/report.py sweep.name=demo
 python sweeps/report.py sweep=birds,flowers,pets
+python sweeps/report.py sweep.name=demo format=csv > trials.csv
 """
 
 import sys
@@ -14,24 +15,35 @@ from entry import launch
 
 if TYPE_CHECKING:
     from unfreeze.config import Config
+    from unfreeze.records import Evidence
+    from unfreeze.storage.ledger import Ledger
 
 
 def main(config: "Config") -> None:
-    if config.report.sweeps:
-        tell_several(config)
-    else:
-        tell_one(config)
-
-
-def tell_one(config: "Config") -> None:
-    from unfreeze.errors import StorageError
-    from unfreeze.report.page import html_report, terminal_report
-    from unfreeze.report.streams import say, show
+    from unfreeze.errors import ConfigError
+    from unfreeze.report.rows import trials_csv
+    from unfreeze.report.streams import show
     from unfreeze.storage.ledger import Ledger
     from unfreeze.sweep.gather import read_evidence
 
-    ledger = Ledger(config.storage, config.sweep.name)
-    evidence = read_evidence(ledger)
+    names = config.report.sweeps or [config.sweep.name]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"report.sweeps names {', '.join(twice)} twice, which would count twice; leave one out")
+    ledgers = {name: Ledger(config.storage, name) for name in names}
+    evidence = {name: read_evidence(ledger) for name, ledger in ledgers.items()}
+    if config.report.format == "csv":
+        show(trials_csv(evidence.values()).rstrip("\n"))
+    elif config.report.sweeps:
+        tell_several(evidence)
+    else:
+        tell_one(evidence[config.sweep.name], ledgers[config.sweep.name])
+
+
+def tell_one(evidence: "Evidence", ledger: "Ledger") -> None:
+    from unfreeze.errors import StorageError
+    from unfreeze.report.page import html_report, terminal_report
+    from unfreeze.report.streams import say, show
+
     show(terminal_report(evidence))
     try:
         ledger.write_bytes("report.html", html_report(evidence).encode())
@@ -41,27 +53,20 @@ def tell_one(config: "Config") -> None:
         show(f"report: {ledger.url('report.html')}")
 
 
-def tell_several(config: "Config") -> None:
-    from unfreeze.errors import ConfigError
+def tell_several(evidence: "dict[str, Evidence]") -> None:
     from unfreeze.evidence.sets import pool_sweeps
     from unfreeze.report.sets import sets_report
     from unfreeze.report.streams import show
-    from unfreeze.storage.ledger import Ledger
-    from unfreeze.sweep.gather import read_evidence
 
-    names = config.report.sweeps
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"report.sweeps names {', '.join(twice)} twice, which would count twice; leave one out")
-    evidence = {name: read_evidence(Ledger(config.storage, name)) for name in names}
     show(sets_report(evidence, pool_sweeps(evidence)))
 
 
 def spelled_out(argument: str) -> str:
-    """``sweep=a,b`` is short for ``report.sweeps=[a,b]``, ``sweep=a`` for ``sweep.name=a``."""
+    """``sweep=a,b`` is short for ``report.sweeps=[a,b]``, ``sweep=a`` for ``sweep.name=a``, ``format`` likewise."""
     name, _, value = argument.partition("=")
     if name == "sweep":
         return f"report.sweeps=[{value}]" if "," in value else f"sweep.name={value}"
-    return argument
+    return f"report.format={value}" if name == "format" else argument
 
 
 if __name__ == "__main__":

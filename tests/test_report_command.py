@@ -40,6 +40,15 @@ def test_two_sweeps_together(storage: str, capsys: pytest.CaptureFixture[str]) -
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_as_csv(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = told(storage, "birds", "cats")
+    config.report.format = "csv"
+    command.main(config)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("sweep,trial,selection,learning_rate,seed,val_accuracy,parameters,trains:ln1,")
+    assert len(lines) == 1 + 2 * len(make_settling_trials(0.0))
+
+
 @pytest.mark.parametrize(
     ("names", "error", "words"),
     [
@@ -59,6 +68,7 @@ def test_refused(storage: str, names: tuple[str, ...], error: type[Exception], w
         ("sweep=a,b", "report.sweeps=[a,b]"),
         ("sweep=a", "sweep.name=a"),
         ("sweep.name=a", "sweep.name=a"),
+        ("format=csv", "report.format=csv"),
         ("storage=x,y", "storage=x,y"),
     ],
 )

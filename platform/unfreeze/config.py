@@ -470,6 +470,9 @@ class ReportConfig:
 
     __pydantic_config__ = _STRICT
     sweeps: list[str] = option([], "told together, and pooled where they may be; []: `sweep.name` alone")
+    format: Literal["text", "csv"] = option(
+        "text", "text: the report, and report.html; csv: the trials that the statistics saw, a line each"
+    )
 
 
 @dataclass(kw_only=True, slots=True)
