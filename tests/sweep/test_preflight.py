@@ -111,3 +111,13 @@ def test_the_command_answers_before_ray(tree: Path) -> None:
     assert done.returncode == 2
     assert f"data.path: there is no folder {tree}/nowhere" in done.stderr
     assert not (tree / "runs" / "sweep").exists()
+
+
+def test_what_a_sweep_does_not_look_at_is_named(tmp_path: Path) -> None:
+    raw = {"storage": str(tmp_path), "trial": {"selection": "mha"}, "probe": {"method": "logistic"}}
+    with pytest.raises(ConfigError) as caught:
+        check_sweep(load_config(raw))
+    said = str(caught.value)
+    assert "trial.selection=mha is read by nothing: a sweep chooses its own; sweeps/finetune.py is for that" in said
+    assert "probe.method=logistic is read by nothing" in said
+    check_inputs(load_config(raw), selections=["mha"])

@@ -3,7 +3,8 @@
 Imports no Ray, and torch where a model is named alone: an answer to a mistake takes no longer than it must.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from unfreeze.config import Config, ModelConfig
@@ -26,16 +27,24 @@ def check_sweep(config: Config) -> None:
     except StorageError:
         begun = False  # said with all else
     if not begun:
-        check_inputs(config, selections=[*config.search.baselines, *config.search.selections])
+        unread = [
+            f"{section}.{option}={value} is read by nothing: a sweep chooses its own; {command} is for that"
+            for section, command in (("trial", "sweeps/finetune.py"), ("probe", "sweeps/probe.py"))
+            for option, value in asdict(getattr(config, section)).items()
+            if value != asdict(getattr(Config(), section))[option]
+        ]
+        check_inputs(config, selections=[*config.search.baselines, *config.search.selections], unread=unread)
 
 
-def check_inputs(config: Config, *, selections: list[str], writes: bool = True) -> None:
+def check_inputs(config: Config, *, selections: list[str], writes: bool = True, unread: Sequence[str] = ()) -> None:
     """``selections``: those that will be run; ``writes``: whether anything is put into the storage.
+
+    ``unread``: lines on options that the command does not look at.
 
     Raises:
         ConfigError: lists every problem.
     """
-    problems = list(_problems(config, selections, writes=writes))
+    problems = [*unread, *_problems(config, selections, writes=writes)]
     if problems:
         listing = "\n".join(f"  {line}" for line in problems)
         raise ConfigError(f"the inputs have problems, nothing was started:\n{listing}")

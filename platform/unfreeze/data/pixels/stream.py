@@ -69,7 +69,10 @@ class Decoder:
             left, top, width, height = wanted.box
             crop = self.whole(path, wanted.number).crop((left, top, left + width, top + height))
         except UNREADABLE as error:
-            raise DataError(f"{path} cannot be read as an image: {error}; mend or remove it") from error
+            raise DataError(
+                f"{path} cannot be read as an image: {error}; it could when the data were first read: bring it back as "
+                f"it was (sweep.retry_failed=true runs again what failed by it)"
+            ) from error
         pixels = np.asarray(crop.resize((side, side), Image.Resampling.BILINEAR))
         return pixels[:, ::-1] if wanted.flip else pixels
 
