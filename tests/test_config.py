@@ -93,8 +93,12 @@ def test_the_composed_default_says_what_the_dataclasses_say() -> None:
 
 @pytest.mark.parametrize("choice", FILES)
 def test_every_file_of_every_group_loads(choice: str) -> None:
-    paths = ["data.path=/images", "data.source_path=/source"]
-    config = load_config(composed(choice, *(paths if choice.startswith("data=") and choice != NEED_NO_PATHS else [])))
+    besides = ["data.path=/images", "data.source_path=/source"]
+    if choice == "search=listed":
+        besides = ["search.selections=[mha]"]
+    elif not choice.startswith("data=") or choice == NEED_NO_PATHS:
+        besides = []
+    config = load_config(composed(choice, *besides))
     if choice.startswith("data="):
         assert config.data.name == choice.removeprefix("data=")
     if choice.startswith("search="):
