@@ -215,12 +215,13 @@ def is_sound(line: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def fresh_run(options: list[str]) -> Iterator[Run]:
-    with (
-        tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder,
-        Run(Path(folder), options) as run,
-    ):
-        yield run
+def fresh_run(options: list[str], place: Path | None = None) -> Iterator[Run]:
+    with contextlib.ExitStack() as stack:
+        if place is None:
+            temporary = tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True)
+            place = Path(stack.enter_context(temporary))
+        place.mkdir(parents=True, exist_ok=True)
+        yield stack.enter_context(Run(place.resolve(), options))
 
 
 def main(arguments: list[str]) -> int:
@@ -228,13 +229,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cases", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS, metavar="FAULT", help=", ".join(FAULTS))
+    parser.add_argument("--undisturbed", type=Path, metavar="FOLDER", help="of short path; kept, and not run again")
     parser.add_argument("options", nargs="*", help="of the sweep, after --")
     given = parser.parse_args(arguments)
     options, rng = [*OPTIONS, *given.options], random.Random(given.seed)
     faults = [given.faults[number % len(given.faults)] for number in range(given.cases)]
     rng.shuffle(faults)
     is_good = True
-    with fresh_run(options) as undisturbed:
+    with fresh_run(options, given.undisturbed) as undisturbed:
         if undisturbed.end(undisturbed.start()) != 0:
             print(f"the undisturbed sweep failed: {undisturbed.last_lines()}", file=sys.stderr)
             return 1

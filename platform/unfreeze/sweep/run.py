@@ -5,7 +5,6 @@ Running it again is how it resumes: every step looks in the ledger first.
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
 
 import ray
 from ray import tune
@@ -38,6 +37,7 @@ from unfreeze.sweep.progress import ProgressLine
 from unfreeze.sweep.publish import publish
 from unfreeze.sweep.resources import GOES_ON, count_slots, no_trial_is_to_blame, ray_cluster, settle_gpus
 from unfreeze.sweep.seal import open_test
+from unfreeze.sweep.watch import ClusterWatch, watch_cluster
 from unfreeze.tracking.mirror import MlflowMirror
 
 logger = logging.getLogger(__name__)
@@ -56,15 +56,15 @@ def run_sweep(config: Config) -> Evidence:
     say(f"sweep {ledger.sweep}: ledger {ledger.url('')}, MLflow {redact(config.tracking.uri or 'off')}")
     with hold(ledger, takeover=config.sweep.takeover) as ledger:
         if not ledger.is_claimed(config) or not is_final(config, ledger):
-            with ray_cluster(config.cluster):
-                find_answer(settle_gpus(config), ledger)
+            with ray_cluster(config.cluster), watch_cluster() as watch:
+                find_answer(settle_gpus(config), ledger, watch)
         evidence = read_evidence(ledger)
         with MlflowMirror(config.tracking, ledger) as mirror:
             publish(evidence, ledger, mirror)
         return evidence
 
 
-def find_answer(config: Config, ledger: Ledger) -> None:
+def find_answer(config: Config, ledger: Ledger, watch: ClusterWatch) -> None:
     """Measure, plan, run every trial that has no outcome yet, then break the seal of the test images.
 
     Raises:
@@ -83,7 +83,8 @@ def find_answer(config: Config, ledger: Ledger) -> None:
     ):
         ledger.write_json("environment.json", describe_environment())
         if not search.is_complete:
-            run_trials(config, ledger, search, [mirror.notify, study.notify], num_slots=num_slots, data=data)
+            callbacks = [ProgressLine(search, [mirror.notify, study.notify]), watch]
+            run_trials(config, ledger, search, callbacks, num_slots=num_slots, data=data)
         open_test(config, ledger, data)
 
 
@@ -134,7 +135,7 @@ def run_trials(
     config: Config,
     ledger: Ledger,
     search: PlannedSearch,
-    on_trial_end: Sequence[Callable[[], None]],
+    callbacks: list[tune.Callback],
     *,
     num_slots: int,
     data: DataFacts,
@@ -142,7 +143,7 @@ def run_trials(
     """Run every trial that has no outcome yet: Tune's trials post jobs on the board, slots take them.
 
     Raises:
-        InfrastructureError: no slot is left, the store is gone, or Tune keeps losing a trial.
+        InfrastructureError: no slot is left, the store or the cluster is gone, or Tune keeps losing a trial.
     """
     if num_slots > config.search.concurrency:
         logger.warning(
@@ -177,7 +178,7 @@ def run_trials(
                 name=config.sweep.name,
                 storage_path=folder,
                 verbose=0,
-                callbacks=[ProgressLine(search, on_trial_end)],
+                callbacks=callbacks,
             ),
         )
         tuner.fit()
