@@ -1,0 +1,43 @@
+"""A few cases of ops/chaos.py, which runs as many as it is asked for."""
+
+import json
+
+import pytest
+from scripts import load_script
+
+pytestmark = pytest.mark.ray
+
+BRIEF = ["finetune.epochs=6", "search.num_trials=2", "search.confirm_top=0"]
+
+
+@pytest.mark.slow
+def test_ledgers_are_equal_whatever_dies(capfd: pytest.CaptureFixture[str]) -> None:
+    """The node under the driver, and the controller of a slot."""
+    faults = ["kill:raylet", "kill:controller"]
+    code = load_script("chaos").main(["--cases", "2", "--faults", *faults, "--", *BRIEF])
+    said = capfd.readouterr()
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert code == 0, said
+    assert sorted(line["fault"] for line in lines) == sorted(faults)
+    assert all(line["equal"] for line in lines)
+
+
+def test_a_case_is_sound_if_it_ends_well_with_words_and_an_equal_ledger() -> None:
+    is_sound = load_script("chaos").is_sound
+    case = {"fault": "kill:board", "happened": True, "codes": [0], "equal": True, "endings": []}
+    assert is_sound(case)
+    assert is_sound({**case, "codes": [75, 0], "endings": ["error: gone; run the same command and it goes on"]})
+    assert is_sound({**case, "fault": "kill:driver", "codes": [-9, 0], "endings": ["3/6 trials done"]})
+    wrong = [
+        {"equal": False},
+        {"happened": False},
+        {"codes": [75]},
+        {"codes": [1, 0], "endings": ["Traceback"]},
+        {"codes": [75, None], "endings": ["run the same command"]},
+    ]
+    assert not any(is_sound({**case, **change}) for change in wrong)
+
+
+def test_an_unknown_fault_is_refused() -> None:
+    with pytest.raises(SystemExit):
+        load_script("chaos").main(["--faults", "kill:everything"])
