@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
+from unfreeze.errors import InfrastructureError, StorageError
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, trial_spec_from_dict
 from unfreeze.search.planner import Planner
 from unfreeze.search.searcher import PlannedSearch
@@ -162,6 +163,26 @@ def test_a_trial_that_tune_lost_is_not_blamed_and_handed_out_again(
     end(search, ledger, "b", fake_trial(second))
     drive(search, ledger, fake_trial)
     assert search.is_complete
+
+
+@pytest.mark.parametrize("fault", [StorageError("cannot read"), InfrastructureError("another driver has the sweep")])
+def test_what_the_store_refuses_ends_the_sweep_and_not_a_trial(
+    fault: Exception, ledger: Ledger, make_planner: MakePlanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune logs what a searcher raises, goes on, and tells it of the same trial once more."""
+    search = PlannedSearch(make_planner(), ledger)
+    suggested(search, "a")
+
+    def refuse(_: str) -> None:
+        raise fault
+
+    monkeypatch.setattr(ledger, "trial", refuse)
+    search.on_trial_complete("a", {"outcome": Settled()})
+    search.on_trial_complete("a", None, error=True)
+    assert search.abandoned == str(fault)
+    assert search.suggest("b") == Searcher.FINISHED
+    assert not search.is_complete
+    assert ledger.trials() == []
 
 
 def test_the_last_trial_is_handed_out_again_too(

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
+from unfreeze.errors import InfrastructureError, StorageError
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict
 from unfreeze.search.budget import losers
-from unfreeze.slots.outcome import Deadly, Lost, failed
+from unfreeze.slots.outcome import Deadly, Lost, Outcome, failed
 from unfreeze.storage.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,15 @@ class PlannedSearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Read the outcome from the ledger. Where there is none the trial stays open, unless it kills its workers."""
-        spec, outcome = self._running.pop(trial_id), (result or {}).get("outcome")
+        spec = self._running.pop(trial_id, None)
+        if spec is None:  # Tune says it again where something of its own went wrong at a trial's end
+            return
+        try:
+            self._settle(spec, (result or {}).get("outcome"))
+        except (StorageError, InfrastructureError) as fault:  # Tune would log it and go on
+            self.abandoned = self.abandoned or str(fault)
+
+    def _settle(self, spec: TrialSpec, outcome: Outcome | None) -> None:
         record = self._ledger.trial(spec.trial_id)
         if record is None or not record.state.is_final:
             if not isinstance(outcome, Deadly):

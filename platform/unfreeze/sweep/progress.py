@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ray
 from ray import tune
 
 from unfreeze.records import TrialState
@@ -35,6 +36,9 @@ class ProgressLine(tune.Callback):
             self._say(trials)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Tune's own trace is off: of an actor that died it says nothing, and an error of ours is shown whole."""
+        error = trial.get_pickled_error() or trial.get_error()
+        say(str(error).partition("\n")[0] if isinstance(error, ray.exceptions.RayActorError) else str(error))
         self._say(trials)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:

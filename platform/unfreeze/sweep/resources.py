@@ -68,6 +68,7 @@ def _set_variables(config: ClusterConfig) -> None:
     # Tune writes its own state to a folder we never read: the ledger is the truth…
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     # …so nobody misses the result files it then cannot find.
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
     # How long a slot may wait for its workers, which an autoscaler may have to boot first.
