@@ -491,7 +491,8 @@ import asyncio, ray, unfreeze
 async def cell():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     options = {
-        "sweep": {"name": "here"}, "tracking": {"uri": None},
+        "sweep": {"name": "here"}, "tracking": {"uri": None}, "cluster": {"num_slots": 1},
+        "plasticity": {"modes": ["reference"], "num_pairs": 32},
         "data": {"max_train_images": 50, "max_val_images": 50}, "finetune": {"epochs": 1, "num_reports": 1},
         "search": {"num_trials": 1, "confirm_top": 0},
     }
