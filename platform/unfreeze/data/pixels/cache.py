@@ -104,7 +104,7 @@ def make_room(folder: Path, needed: float, max_bytes: float) -> None:
             shutil.rmtree(path, ignore_errors=True)
     if max_bytes == float("inf"):
         return
-    sizes = {path: _size(path) for path in entries if path.exists()}
+    sizes = {path: _size(path) for path in entries if not path.name.startswith((".new-", ".tmp-"))}
     total = sum(sizes.values())
     for path, size in sizes.items():
         if total + needed <= max_bytes:
@@ -133,9 +133,10 @@ def _read(place: Path) -> Entry:
 
 
 def _write(place: Path, entry: Entry) -> None:
-    temporary = place.with_name(f".tmp-{uuid.uuid4().hex}")
-    temporary.mkdir(parents=True)
-    hold(temporary)
+    unheld = place.with_name(f".new-{uuid.uuid4().hex}")
+    unheld.mkdir()
+    hold(unheld)
+    temporary = unheld.rename(place.with_name(f".tmp-{uuid.uuid4().hex}"))  # held before anybody may clear it away
     try:
         for name, array in entry.arrays.items():
             np.save(temporary / f"{name}.npy", array)
@@ -146,7 +147,7 @@ def _write(place: Path, entry: Entry) -> None:
         if not (place / _META).exists():  # else another process was first
             raise
     finally:
-        release(temporary)
+        release(unheld)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -174,7 +175,8 @@ def _last_used(folder: Path) -> float:
 def _size(folder: Path) -> int:
     """Bytes below ``folder``; files that go away meanwhile count nothing."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.lstat().st_size
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
     return total
