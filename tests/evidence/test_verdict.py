@@ -103,11 +103,20 @@ def _with_accuracy(trials, accuracy):
     ]
 
 
-@pytest.mark.parametrize(("value", "reason"), [(1.0, "same everywhere"), (math.nan, "not finite everywhere")])
+@pytest.mark.parametrize(
+    ("value", "reason"), [(1.0, "same everywhere"), (math.nan, "not finite or not measured everywhere")]
+)
 def test_a_score_that_says_nothing_has_no_number(value, reason, evidence, model) -> None:
     rows = tuple(dataclasses.replace(row, mean=value) for row in evidence.plasticity.rows)
     table = dataclasses.replace(evidence.plasticity, rows=rows)
     assert reason in verdict(weigh_scores(table, make_settling_trials(0.03), model))
+
+
+def test_a_score_that_lacks_a_block_has_no_number(evidence, model) -> None:
+    table = dataclasses.replace(evidence.plasticity, rows=evidence.plasticity.rows[1:])
+    reference, in_situ = weigh_scores(table, make_settling_trials(0.03), model)
+    assert "not measured everywhere" in reference.trouble
+    assert in_situ.worth is not None
 
 
 def test_a_sweep_without_plasticity(evidence, model) -> None:

@@ -62,7 +62,7 @@ def score_slopes(
         for score, groups in plasticity.by_group.items():
             values = _by_switch(groups, model.num_blocks, num_groups)
             if not np.isfinite(values).all():
-                found.append(_nothing(score, len(kept), "the score is not finite everywhere"))
+                found.append(_nothing(score, len(kept), "the score is not finite or not measured everywhere"))
             elif np.ptp(values) <= 1e-12 * np.abs(values).max():
                 found.append(_nothing(score, len(kept), "the score is the same everywhere"))
             else:
@@ -112,8 +112,10 @@ def _fit(kept: Sequence[tuple[TrialRecord, Selection]], num_groups: int) -> Line
 
 
 def _by_switch(values: Mapping[str, float], num_blocks: int, num_groups: int) -> np.ndarray:
-    """(components, groups) from "3.mha" → value: by block, or where components are whole the mean over blocks."""
-    found = np.array([[values[f"{block}.{name}"] for block in range(num_blocks)] for name in COMPONENTS])
+    """(components, groups) from "3.mha" → value: by block, or where components are whole the mean over blocks; NaN
+    where there is none."""
+    rows = [[values.get(f"{block}.{name}", math.nan) for block in range(num_blocks)] for name in COMPONENTS]
+    found = np.array(rows)
     return found if num_groups > 1 else found.mean(1, keepdims=True)
 
 
