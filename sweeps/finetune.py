@@ -1,7 +1,7 @@
 """One finetuning run without Ray: trial.selection, trial.learning_rate, trial.seed.
 
 python sweeps/finetune.py experiment=demo trial.selection=mha@3-5+fc1 trial.learning_rate=0.02
-python sweeps/finetune.py experiment=demo 'trial.selection="mha:lora(8)"' dry_run=true
+python sweeps/finetune.py experiment=demo 'trial.selection=mha:lora(8)' dry_run=true
 """
 
 import sys
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 
 def main(config: "Config") -> None:
+    from unfreeze.sweep.preflight import check_inputs
+
+    check_inputs(config, selections=[config.trial.selection], writes=False)  # before torch, which takes seconds
+
     from unfreeze.report.cost import prediction_line, terminal_cost
     from unfreeze.report.streams import show
     from unfreeze.sweep.single import open_trial

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 
 def main(config: "Config") -> None:
+    from unfreeze.sweep.preflight import check_inputs
+
+    check_inputs(config, selections=[], writes=False)  # before torch, which takes seconds
+
     from unfreeze.report.probe import terminal_probe
     from unfreeze.report.streams import show
     from unfreeze.sweep.probe import probe_once

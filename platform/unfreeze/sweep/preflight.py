@@ -46,8 +46,8 @@ def check_inputs(config: Config, *, selections: list[str], writes: bool = True, 
     """
     problems = [*unread, *_problems(config, selections, writes=writes)]
     if problems:
-        listing = "\n".join(f"  {line}" for line in problems)
-        raise ConfigError(f"the inputs have problems, nothing was started:\n{listing}")
+        heading = f"{len(problems)} problems, nothing was started: " if len(problems) > 1 else ""
+        raise ConfigError(heading + "\n  ".join(problems))
 
 
 def _problems(config: Config, selections: list[str], *, writes: bool) -> Iterator[str]:

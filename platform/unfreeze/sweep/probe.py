@@ -11,7 +11,6 @@ from unfreeze.models.build import build_base, input_size
 from unfreeze.probe.features import collect_features, find_sites
 from unfreeze.probe.linear import ProbeTable, probe
 from unfreeze.report.streams import say
-from unfreeze.sweep.preflight import check_inputs
 
 
 def probe_once(config: Config) -> ProbeTable:
@@ -20,7 +19,6 @@ def probe_once(config: Config) -> ProbeTable:
     Raises:
         UnfreezeError: what is wrong with model, data or sites.
     """
-    check_inputs(config, selections=[], writes=False)
     data = load_train_val(config.data, image_size=input_size(config.model))
     for note in look_over(config.data, data):
         say(note)

@@ -18,7 +18,6 @@ from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_base, input_size
 from unfreeze.records import TrialReport, TrialSpec
 from unfreeze.report.streams import say
-from unfreeze.sweep.preflight import check_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,6 @@ def open_trial(config: Config) -> SingleTrial:
     """
     if config.finetune.shard:
         raise ConfigError("finetune.shard=true spreads a model over workers; a single run has one, so set it to false")
-    check_inputs(config, selections=[config.trial.selection], writes=False)
     data = load_train_val(config.data, image_size=input_size(config.model))
     for note in look_over(config.data, data):
         say(note)
