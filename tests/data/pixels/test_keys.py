@@ -42,9 +42,11 @@ def test_a_new_option_is_in_every_key_that_looks_at_its_section(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_format_is_another_key(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("raised", ["its own", "decoded"])
+def test_another_format_is_another_key(kind: Kind, raised: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = digest_of(specification(kind, *flipped(None)))
-    monkeypatch.setitem(keys.FORMATS, kind, FORMATS[kind] + 1)
+    own = kind if raised == "its own" else "decoded"
+    monkeypatch.setitem(keys.FORMATS, own, FORMATS[own] + 1)
     assert digest_of(specification(kind, *flipped(None))) != before
 
 

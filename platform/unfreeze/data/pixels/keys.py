@@ -88,7 +88,8 @@ def specification(kind: Kind, *sections: ModelConfig | DataConfig | PlasticityCo
         if name not in irrelevant
         for option, value in asdict(_in_order(section)).items()
     }
-    return {"format": FORMATS[kind]} | {name: value for name, value in options.items() if name not in irrelevant}
+    formats = [FORMATS[kind], FORMATS["decoded"]]  # of other pixels all else is another, known by its files or not
+    return {"format": formats} | {name: value for name, value in options.items() if name not in irrelevant}
 
 
 def _in_order(section: Any) -> Any:
