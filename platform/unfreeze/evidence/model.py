@@ -46,7 +46,9 @@ _COUNT, _BEND = 0.15, -0.5  # prior means: more trained is a little better, a be
 _SHAPE, _SCALE = 3.0, 2.0  # inverse gamma of the common scale's square: around 1, known to a factor of two
 _NUM_DRAWS, _NUM_KEPT = 64, 16  # a suggestion costs in proportion; how many are enough is not measured
 _NEGLIGIBLE = 0.01  # of the largest weight
-_NUM_SIFTED = 64  # configurations that the draws are sifted on before the best are fitted to all
+# Configurations that the draws are sifted on before the best are fitted to all, and how far in log likelihood they may
+# lie behind: of 64 draws at most `_NUM_KEPT` are left, and with many trials two or three, each of which costs n³.
+_SIEVES = ((64, np.inf), (256, 12.0))
 _LARGEST = 2**21  # numbers of all covariances that are held at once
 _CLIP = 0.005  # accuracies are kept this far from 0 and 1, where a logit says more than images can
 _WORST = 2.5  # logits below the best: what is worse is as bad as that, it would bend the fit near the top
@@ -149,8 +151,10 @@ class Posterior:
         sums = np.bincount(group, y, minlength=len(first))
         self._means = sums / self._counts
         self._within = float(((y - self._means[group]) ** 2).sum())
-        kept = self._sift() if len(y) else np.arange(_NUM_KEPT)
-        self._draws = self._draws[kept]
+        if len(y):
+            self._sift()
+        else:
+            self._draws = self._draws[:_NUM_KEPT]
         self._fit()
         self._known = self._observed  # what every prediction is conditioned on
         if pending is not None and len(pending):
@@ -277,11 +281,15 @@ class Posterior:
         features = self._features(points)
         return _COUNT * features["count"] + _BEND * features["bend"]
 
-    def _sift(self) -> np.ndarray:
-        """The draws of the highest marginal likelihood: on the first configurations where there are many."""
-        chosen = slice(0, _NUM_SIFTED)
-        likelihoods = self._factorise(self._observed[chosen], self._means[chosen], self._counts[chosen])[-1]
-        return np.argsort(-likelihoods, kind="stable")[:_NUM_KEPT]
+    def _sift(self) -> None:
+        """Keep the draws of the highest marginal likelihood: on some configurations where there are many."""
+        for size, slack in _SIEVES:
+            some = np.unique(np.linspace(0, len(self._observed) - 1, size).astype(int))
+            likelihoods = self._factorise(self._observed[some], self._means[some], self._counts[some])[-1]
+            kept = np.argsort(-likelihoods, kind="stable")[:_NUM_KEPT]
+            self._draws = self._draws[kept[likelihoods[kept] >= likelihoods.max() - slack]]
+            if len(some) == len(self._observed):
+                return
 
     def _factorise(self, points: Points, means: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, ...]:
         """Cholesky factors (draws, n, n), whitened residuals (draws, n), scales and log likelihoods (draws,)."""
