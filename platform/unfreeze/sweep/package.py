@@ -22,7 +22,7 @@ _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit`, and so called
 def on_path() -> Iterator[None]:
     """For the start of a Ray here: all its processes will find the package where this one did.
 
-    A path and no copy as for a cluster, which costs each sweep 2 s of two cores [compiling it anew for each process].
+    A path, and no copy as for a cluster: the first task waited 0.5 to 0.9 s for its worker, with a copy 1.9 to 2.6 s.
     """
     before = os.environ.get("PYTHONPATH")
     root = str(PACKAGE.parent)
