@@ -180,7 +180,7 @@ def _find(title: str, driver: subprocess.Popen[bytes]) -> Iterator[psutil.Proces
 def play(number: int, fault: str, expected: Any, rng: random.Random, run: Run) -> dict[str, Any]:
     """One case; returns its JSON line."""
     started, driver = time.monotonic(), run.start()
-    num_reports = rng.randrange(1, 30)
+    num_reports = rng.randrange(1, max(2, sum(len(record[-1]) for record in expected[0]) * 2 // 3))
 
     def is_time() -> bool:
         trials = run.ledger.trials()
