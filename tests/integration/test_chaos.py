@@ -11,15 +11,12 @@ BRIEF = ["finetune.epochs=6", "search.num_trials=2", "search.confirm_top=0"]
 
 
 @pytest.mark.slow
-def test_ledgers_are_equal_whatever_dies(capfd: pytest.CaptureFixture[str]) -> None:
-    """The node under the driver, and the controller of a slot."""
-    faults = ["kill:raylet", "kill:controller"]
-    code = load_script("chaos").main(["--cases", "2", "--faults", *faults, "--", *BRIEF])
+def test_a_ledger_is_equal_although_the_board_died(capfd: pytest.CaptureFixture[str]) -> None:
+    code = load_script("chaos").main(["--cases", "1", "--faults", "kill:board", "--", *BRIEF])
     said = capfd.readouterr()
-    lines = [json.loads(line) for line in said.out.splitlines()]
+    (line,) = map(json.loads, said.out.splitlines())
     assert code == 0, said
-    assert sorted(line["fault"] for line in lines) == sorted(faults)
-    assert all(line["equal"] for line in lines)
+    assert line["codes"] == [0], said  # in one go: the sweep went on under another board
 
 
 def test_a_case_is_sound_if_it_ends_well_with_words_and_an_equal_ledger() -> None:
