@@ -16,7 +16,7 @@ GROUPS = find_groups(CONF)
     [
         (["data=folders"], "data=folders: did you mean data=folder?"),
         (["model=nope"], "model=nope: model is one of tiny, vit_base"),
-        (["sweeps=3"], "sweeps=3: unknown option; did you mean sweep.name=3?"),
+        (["swep=3"], "swep=3: unknown option; did you mean sweep.name=3?"),
         (["epochs=5"], "epochs=5: unknown option; did you mean finetune.epochs=5?"),
         (["--epochs", "5"], "--epochs 5: options are written NAME=VALUE; did you mean finetune.epochs=5?"),
         (
