@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from scipy import stats
 
+from unfreeze.evidence.power import what_would_settle
 from unfreeze.evidence.verdict import verdict
 from unfreeze.records import COMPONENTS, Contender, ScoreWorth, TrialState, Worth
 from unfreeze.report.page import best_trials, html_report, load_lines, recommendation_rows, terminal_report
@@ -325,7 +326,9 @@ def test_the_verdict_and_what_each_score_is_worth(evidence, report):
     assert verdict(WORTHS) in text
     assert "no number: the score is the same everywhere" in text
     assert "+1.2 [−0.3, 2.6]" in text
-    assert not re.search("supported|contradicted", text, re.IGNORECASE)
+    assert what_would_settle() in text
+    assert not re.search("(supported|contradicted):", text, re.IGNORECASE)
+    assert "What would settle it" not in report(evidence)  # no number, and the reason why
 
 
 def test_a_finished_trial_comes_before_what_was_stopped(build_trial, build_evidence):

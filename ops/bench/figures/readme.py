@@ -14,6 +14,7 @@ from pathlib import Path
 import accuracy
 import search
 import speed
+import verdicts
 from cells import Record, Records, duration, figures, generic, interval, number, origin, table, times
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,6 +41,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...], Render], ...] = (
     ("The pre-pass", ("prepass", "prepass_log"), speed.prepass),
     ("The stopping rule", ("stopping_rule",), speed.stopping),
     ("Searches replayed", ("search_replay",), search.replay),
+    ("What the verdict claims", ("verdict",), verdicts.verdict),
     ("Plasticity of DeiT-Tiny", ("plasticity_tables",), accuracy.plasticity),
     ("Accuracy of the embedded model on the embedded digits", ("digits_table",), accuracy.digits),
     ("DeiT-Tiny finetuned on 12 flower species", ("flowers12_table",), accuracy.flowers),

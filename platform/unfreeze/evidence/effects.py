@@ -7,8 +7,9 @@ likelihood the effect of any score is linear, so one fit answers for every score
 Two answers stand side by side. The posterior gives β's mean and P(β > 0); β and γ (of log size) have wide priors,
 N(0, 1) in logits, because the search's narrow ones shrink what they estimate. Its spread rests on how much five
 components differ, of which five components say little: taken alone it covers between 77 and 99 % for 95. So the
-interval is of those β whose removal leaves the score exchangeable between the components: it covers 95 % whatever the
-components differ by, and holds 0 exactly where exchanged labels do as well as the true ones in more than 5 % of cases.
+interval is of those β whose removal leaves the score exchangeable between the components. Of a score that was drawn
+without regard to them it covers 95 % whatever they differ by; ops/bench/verdict.py measures it, for a score that
+follows size too. It holds 0 where more than 5 % of the exchanged labels do as well as the true ones.
 """
 
 from dataclasses import dataclass

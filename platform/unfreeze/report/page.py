@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unfreeze.evidence.correlate import coefficient_text
+from unfreeze.evidence.power import settling
 from unfreeze.evidence.verdict import points, verdict
 from unfreeze.records import (
     Correlation,
@@ -62,6 +63,8 @@ def terminal_report(evidence: Evidence) -> str:
     if front := front_rows(evidence):
         console.print(make_table("Accuracy against cost", FRONT_HEADINGS, front))
     console.print(f"\nDoes plasticity predict accuracy here?\n{verdict(evidence.worths)}\n", markup=False)
+    if line := settling(evidence.worths):
+        console.print(f"{line}\n", markup=False)
     if evidence.worths:
         console.print(make_table(_WORTH_TITLE, WORTH_HEADINGS, [worth_row(worth) for worth in evidence.worths]))
     headings = ("over", "mode", "n", "Spearman", "Kendall")
@@ -95,6 +98,7 @@ def html_report(evidence: Evidence, figures: Mapping[str, str] | None = None) ->
         front=front_rows(evidence),
         load_lines=load_lines(evidence) if evidence.final else None,
         verdict=verdict(evidence.worths),
+        settling=settling(evidence.worths),
         worth_headings=WORTH_HEADINGS,
         worths=[worth_row(worth) for worth in evidence.worths],
         correlations=[(*correlation_row(c), c.held_fixed) for c in evidence.correlations],
