@@ -57,6 +57,22 @@ def test_other_protocols_and_models_stand_apart(sweep) -> None:
     assert "it takes three sets to say what to expect of the next" in pooled_sentence(found)
 
 
+def test_the_papers_sets_are_one_protocol_and_the_test_chose(sweep) -> None:
+    """Its sets are trained for different lengths; accuracies are those of the test where it chose."""
+    found = {}
+    for name, steps in (("a", 100), ("b", 200)):
+        own = sweep(name, 0.03)
+        config = {**own.config, "finetune": {**own.config["finetune"], "steps": steps}}
+        choices = tuple(dataclasses.replace(c, test_accuracy=c.val_accuracy - 0.1) for c in own.choices)
+        found[name] = dataclasses.replace(own, config=config, choices=choices)
+    assert pool_sweeps(found).names == ("a",)
+    together = pool_sweeps(found, one_protocol=True)
+    assert together.names == ("a", "b")
+    (mha_fc1, *_) = together.comparisons
+    mha, fc1 = ({c.selection: c for c in found["a"].choices}[name].test_accuracy for name in ("mha", "fc1"))
+    assert mha_fc1.difference == pytest.approx(100 * (mha - fc1))
+
+
 def test_no_number_stands_apart_and_nothing_is_claimed_of_one(sweep) -> None:
     few = sweep("b", 0.03)
     few = dataclasses.replace(few, trials=few.trials[:3])
