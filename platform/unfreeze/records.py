@@ -328,8 +328,6 @@ class FinalResult:
 
     trial_id: str
     selection: str
-    val_correct: int  # by the export, as the test; trials validate in the precision that they train in
-    num_val: int
     test_correct: int
     num_test: int
     test_low: float  # 95 % Wilson interval of the accuracy
@@ -341,6 +339,8 @@ class FinalResult:
     select_on: str = (
         "val"  # the images that chose it; "test": as the paper's code does, the seal broken for every trial
     )
+    val_correct: int = 0  # by the export, as the test; trials validate in the precision that they train in
+    num_val: int = 0  # 0: finished before exports were validated
 
     @property
     def val_accuracy(self) -> float:

@@ -1,7 +1,6 @@
 """The benchmarks' records and what is made of them; no benchmark's numbers are judged here."""
 
 import argparse
-import ast
 import datetime
 import json
 import math
@@ -108,18 +107,6 @@ def test_links_lead_somewhere(path: Path) -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]+)", path.read_text(encoding="utf-8"))
     assert links
     assert [link for link in links if not (path.parent / link).exists()] == []
-
-
-def test_the_root_readme_names_the_floors_in_order() -> None:
-    source = ast.parse((ROOT / "tests" / "test_floors.py").read_text(encoding="utf-8"))
-    value = next(
-        node.value for node in source.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FLOORS"
-    )
-    floors = [name for floor in ast.literal_eval(value) for name in floor]
-    _, _, text = (ROOT / "README.md").read_text(encoding="utf-8").partition("lowest first")
-    places = [text.find(f"`{name}`") for name in floors]
-    assert -1 not in places, floors
-    assert places == sorted(places)
 
 
 # --- handing in -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from scipy import stats
 
 from unfreeze.evidence.power import what_would_settle
 from unfreeze.evidence.verdict import verdict
-from unfreeze.records import COMPONENTS, Contender, ScoreWorth, TrialState, Worth
+from unfreeze.records import COMPONENTS, Contender, ScoreWorth, TrialState, Worth, final_result_from_dict, to_dict
 from unfreeze.report.page import best_trials, html_report, load_lines, recommendation_rows, terminal_report
 from unfreeze.report.plasticity import agreement_rows, terminal_plasticity
 from unfreeze.report.settings import flatten, redact
@@ -329,6 +329,13 @@ def test_the_verdict_and_what_each_score_is_worth(evidence, report):
     assert what_would_settle() in text
     assert not re.search("(supported|contradicted):", text, re.IGNORECASE)
     assert "What would settle it" not in report(evidence)  # no number, and the reason why
+
+
+def test_a_sweep_that_ended_before_exports_were_validated(evidence):
+    raw = {name: value for name, value in to_dict(evidence.final).items() if name not in ("val_correct", "num_val")}
+    rows = dict(recommendation_rows(dataclasses.replace(evidence, final=final_result_from_dict(raw))))
+    assert "test accuracy" in rows
+    assert "exported, validation" not in rows
 
 
 def test_a_finished_trial_comes_before_what_was_stopped(build_trial, build_evidence):

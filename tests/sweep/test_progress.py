@@ -19,8 +19,9 @@ def test_what_was_stopped_or_diverged_is_not_the_best(
     ]
     search = SimpleNamespace(final={trial.spec.index: trial for trial in trials[:2]}, max_trials=5)
     line = ProgressLine(search, [])  # type: ignore[arg-type]
-    line.on_trial_error(0, [], None)
+    lost = SimpleNamespace(get_pickled_error=lambda: None, get_error=lambda: "RuntimeError: lost")
+    line.on_trial_error(0, [], lost)
     assert "best" not in capsys.readouterr().err
     search.final[2] = trials[2]
-    line.on_trial_error(0, [], None)
+    line.on_trial_error(0, [], lost)
     assert "best 76.0% (fc1, lr 0.01)" in capsys.readouterr().err

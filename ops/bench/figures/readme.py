@@ -15,7 +15,7 @@ import accuracy
 import search
 import speed
 import verdicts
-from cells import Record, Records, duration, figures, generic, interval, number, origin, table, times
+from cells import Record, Records, duration, figures, generic, number, origin, table, times
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "ops" / "bench" / "results"
@@ -83,8 +83,8 @@ def key_figures(records: Records) -> str:
     trial, prepass_found = records["trial_overhead"], figures(records["prepass"])
     pair, settled = prepass_found["prepass_per_pair"], prepass_found["prepass_settled"]
     mha, cached = (figures(records["finetune"])[name] for name in ("mha", "mha@9-11_cached"))
-    table_record = records["finetune_table"]
-    spearman = "; ".join(f"{name} {interval(v['spearman']['reference'])}" for name, v in table_record["sets"].items())
+    verdict = records["verdict"]
+    nulls = [100 * found["claim_rate"] for name, found in figures(verdict).items() if name.startswith("null/")]
     rows = [
         ["fresh clone to report, 30 trials", duration(clone["ours"]), clone],
         [
@@ -104,9 +104,9 @@ def key_figures(records: Records) -> str:
             records["prepass"],
         ],
         [
-            "does plasticity predict accuracy? DeiT-Tiny, Spearman over five components [95 %]",
-            f"not shown: {spearman}",
-            table_record,
+            "does the verdict claim without a cause? Simulated sweeps without an effect, at most 5 % asked",
+            f"{number(min(nulls), 1)} to {number(max(nulls), 1)} % of them, over {len(nulls)} kinds",
+            verdict,
         ],
     ]
     lines = [[what, figure, f"`{short(r['command'])}`", r["date"]] for what, figure, r in rows]

@@ -17,12 +17,14 @@ def replay(records: Records) -> str:
 def _meaning(record: Record) -> str:
     return f"""Searches replayed {record["repetitions"]} times on tables where every configuration was run: trials
         (median) until the recommendation's true mean is within half a point of the best, and regret of the
-        recommendation in points. `random` and `tpe` recommend their best run, `model` what its posterior expects most
-        of. `reversed` is the score with its sign turned, which to a model whose effect is centred on 0 is the same
-        model; `misleading` is an informative score shuffled, `oracle` the true effects. `@4`: four trials in flight.
-        The best of the digits' cells differ by less than the noise of a run, so when half a point is hit there is
-        chance as much as search; in `digits-smooth` each cell is the mean of its neighbours. One set of images and one
-        model stand behind both; nothing is claimed beyond these tables."""
+        recommendation in points. `random`, `tpe` and `today` (components alone in the score's order, then TPE:
+        what this project did before its model) recommend their best run, `model` what its posterior expects
+        most of, run or not; it begins with every component alone, `free` does not. `reversed` is the score with
+        its sign turned, which to a model whose effect is centred on 0 is the same model, but for the order of
+        those first five; `misleading` is an informative score shuffled, `oracle` the true effects. `@4`: four
+        trials in flight. The best of the digits' cells differ by less than the noise of a run, so when half a
+        point is hit there is chance as much as search; in `digits-smooth` each cell is the mean of its
+        neighbours. One set of images and one model stand behind both; nothing is claimed beyond these tables."""
 
 
 def _stopping(record: Record) -> str:

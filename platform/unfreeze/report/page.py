@@ -134,7 +134,8 @@ def recommendation_rows(evidence: Evidence) -> list[tuple[str, str]]:
         interval = f"[{final.test_low:.2%}, {final.test_high:.2%}]"
         what = "test accuracy" if final.select_on == "val" else "of the exported run"
         rows.append((what, f"{final.test_accuracy:.2%} {interval} (95 % Wilson, n = {final.num_test})"))
-        rows.append(("exported, validation", f"{final.val_accuracy:.2%} (n = {final.num_val}), loaded as below"))
+        if final.num_val:
+            rows.append(("exported, validation", f"{final.val_accuracy:.2%} (n = {final.num_val}), loaded as below"))
     return rows
 
 
