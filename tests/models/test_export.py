@@ -18,6 +18,7 @@ from PIL import Image
 
 import unfreeze
 from unfreeze.data.pixels.crops import InputSpec
+from unfreeze.data.pixels.grey import White
 from unfreeze.errors import DataError, ModelError
 from unfreeze.library import load
 from unfreeze.load import load_config
@@ -33,7 +34,8 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = timm.create_model("unfreeze_tiny", pretrained=True, num_classes=3, img_size=48)
     torch.nn.init.normal_(module.head.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type, union-attr]
     spec = InputSpec(48, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear")
-    write_export(folder, module, spec, classes=CLASSES, stored=64, crop_share=0.75, layer_norm_eps=1e-12)
+    reading = {"upright": True, "white": White(integer=1023)}
+    write_export(folder, module, spec, classes=CLASSES, stored=64, crop_share=0.75, layer_norm_eps=1e-12, **reading)
     return folder
 
 
@@ -63,6 +65,22 @@ def test_config_says_how_images_become_input(export: Path) -> None:
         "crop_pct": 0.75,
         "crop_mode": "center",
     }
+
+
+def test_files_are_read_as_the_set_was(export: Path, tmp_path: Path) -> None:
+    """Grey of 10 bits of which this file uses the lower half, and a photograph that lies on its side."""
+    grey = np.random.default_rng(1).integers(0, 512, (60, 60), dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    Image.fromarray(np.rint(grey * (255 / 1023)).astype(np.uint8)).save(tmp_path / "flat.png")
+    lying = Image.fromarray(np.random.default_rng(2).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / "lying.png", exif=exif)
+    lying.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    found = {Path(each.path).stem: each.probabilities for each in load(export).predict(tmp_path)}
+    assert found["deep"] == pytest.approx(found["flat"])
+    assert found["lying"] == pytest.approx(found["upright"])
+    assert found["deep"] != pytest.approx(found["lying"])
 
 
 @given(st.integers(8, 1024), st.floats(0.05, 1))

@@ -4,10 +4,11 @@
 measured on what the folder holds, the way everybody else loads it.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from torch import Tensor, nn
 from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.data.pixels.decode import open_rgb
 from unfreeze.data.pixels.files import list_files, split_off_images
+from unfreeze.data.pixels.grey import White
 from unfreeze.data.pixels.part import Part
 from unfreeze.data.pixels.reading import DECODE_THREADS, FORMATS, UNREADABLE
 from unfreeze.errors import DataError, ModelError
 from unfreeze.models import tiny
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+READING = "reading"  # in CONFIG: how image files become RGB
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Exported:
     transform: Callable[[Image.Image], Tensor]
     classes: tuple[str, ...]
     device: torch.device
+    upright: bool = False  # turn images as their EXIF orientation says
+    white: White | None = None  # of deep grey images, as in the set that it was trained on
 
     @classmethod
     def open(cls, folder: Path, device: torch.device) -> "Exported":
@@ -64,9 +69,10 @@ class Exported:
             module = timm.create_model(f"local-dir:{folder}", pretrained=True).eval().to(device)
             classes = tuple(module.pretrained_cfg["label_names"])
             transform = create_transform(**resolve_model_data_config(module))
+            reading = json.loads((folder / CONFIG).read_text()).get(READING, {"upright": False, "white": {}})
         except Exception as error:  # a folder of somebody else's can fail in as many ways as there are models
             raise ModelError(f"the model in {folder} cannot be loaded: {error!r}") from error
-        return cls(module, transform, classes, device)
+        return cls(module, transform, classes, device, reading["upright"], White(**reading["white"]))
 
     @torch.inference_mode()
     def logits(self, num_images: int, image: Callable[[int], Image.Image], *, batch_size: int) -> Tensor:
@@ -96,8 +102,14 @@ class Exported:
         unreadable = [str(path) for path in paths if not _is_image(path)]
         if unreadable:
             raise DataError(f"cannot be read as images: {', '.join(unreadable[:10])}; {len(unreadable)} in all")
-        found = self.logits(len(paths), lambda index: _open(paths[index]), batch_size=batch_size).softmax(1)
+        found = self.logits(len(paths), lambda index: self._read(paths[index]), batch_size=batch_size).softmax(1)
         return [self._prediction(path, row) for path, row in zip(paths, found.tolist(), strict=True)]
+
+    def _read(self, path: Path) -> Image.Image:
+        try:
+            return open_rgb(path, upright=self.upright, white=self.white)
+        except UNREADABLE as error:
+            raise DataError(f"{path} cannot be read as an image: {error}") from error
 
     def _prediction(self, path: Path, row: list[float]) -> Prediction:
         best = max(range(len(row)), key=row.__getitem__)
@@ -113,11 +125,14 @@ def write_export(
     stored: int,
     crop_share: float,
     layer_norm_eps: float | None,
+    upright: bool,
+    white: White,
 ) -> None:
     """Weights and config.json in ``folder``, which `timm.create_model` loads as ``local-dir:folder``.
 
     ``stored``: side in px of the squares that were cut from the images, see `stored_side`; where it is smaller than the
     input's, all of each square was enlarged. ``layer_norm_eps``: stated alone, since timm's config cannot set it.
+    ``upright`` and ``white``: how files become RGB, for `Exported.predict`; timm takes images as Pillow gives them.
     """
     data_config = {
         "input_size": (3, spec.image_size, spec.image_size),
@@ -127,7 +142,7 @@ def write_export(
         "crop_pct": crop_pct(spec.image_size, max(stored, spec.image_size), crop_share),
         "crop_mode": "center",
     }
-    about: dict[str, Any] = {"label_names": list(classes)}
+    about: dict[str, Any] = {"label_names": list(classes), READING: {"upright": upright, "white": asdict(white)}}
     if layer_norm_eps is not None:
         about["layer_norm_eps"] = layer_norm_eps
     save_for_hf(module, str(folder), model_config=about, safe_serialization=True, data_config=data_config)
@@ -156,10 +171,3 @@ def _is_image(path: Path) -> bool:
             return True
     except UNREADABLE:
         return False
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        return open_rgb(path)
-    except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error

@@ -47,6 +47,8 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
             stored=val.stored,
             crop_share=config.data.crop_share,
             layer_norm_eps=config.model.layer_norm_eps,
+            upright=config.data.exif == "apply",
+            white=val.white,
         )
         exported = Exported.open(Path(folder), warm.device)
         files = {name: (Path(folder) / name).read_bytes() for name in (WEIGHTS, CONFIG)}

@@ -21,6 +21,10 @@ class White:
     integer: float | None = None
     real: float | None = None
 
+    def of(self, image: Image.Image) -> float | None:
+        """For a deep image."""
+        return self.real if image.mode == "F" else self.integer
+
     def __str__(self) -> str:
         kinds = (("integers", self.integer), ("floats", self.real))
         return ", ".join(f"{value:,.0f} in {kind}" for kind, value in kinds if value is not None)
@@ -66,12 +70,12 @@ def _full_scale(most: float) -> float:
 
 
 def to_rgb(image: Image.Image, white: White | None = None) -> Image.Image:
-    """Any mode as RGB; a deep image on its own (no ``white``) is a set of one. Raises `DataError` as `find_white`."""
+    """Any mode as RGB; a deep image of whose kind no ``white`` is known is a set of one. Raises `DataError` as
+    `find_white`."""
     if is_deep(image):
-        own = image.mode == "F"
-        if white is None:
-            white = find_white([(str(getattr(image, "filename", "") or "an image"), image)])
-        full = white.real if own else white.integer
+        full = (white or White()).of(image)
+        if full is None:
+            full = find_white([(str(getattr(image, "filename", "") or "an image"), image)]).of(image)
         assert full is not None
         values = np.asarray(image, dtype=np.float64) * (255 / full)
         image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))

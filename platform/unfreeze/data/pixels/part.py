@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from unfreeze.data.pixels.decode import ImageArray
+from unfreeze.data.pixels.grey import White
 from unfreeze.data.pixels.stream import ImageFiles
 
 Images = ImageArray | ImageFiles
@@ -51,6 +52,11 @@ class Part:
     def stored(self) -> int:
         """Side in px of the squares that are cut from the images."""
         return self.array.stored
+
+    @property
+    def white(self) -> White:
+        """What is white in its deep grey images."""
+        return self.array.seen.white
 
     def original(self, position: int) -> Image.Image:
         """One image as it came, RGB, neither resized nor cropped; its square where that is all there is of it."""
