@@ -259,19 +259,22 @@ class Posterior:
         }
 
     def _grams(self, a: Points, b: Points) -> np.ndarray:
-        """Each part's covariances at scale 1, in the order of `_VARIANCES`: (parts, len(a), len(b))."""
+        """Each part's covariances at scale 1, in the order of `_variances`: (parts, len(a), len(b))."""
         left, right, share = self._features(a), self._features(b), self._share
-        common = (a.switches * share) @ b.switches.T
-        counts = (a.switches @ share)[:, None] + b.switches @ share
-        rates = np.subtract.outer(a.log_rates, b.log_rates) ** 2
+        grams = np.empty((len(_LINEAR) + len(_LENGTHS), len(a), len(b)))  # filled in place: a copy takes as long
+        parts = dict(zip(_LINEAR, grams, strict=False))
+        for name in left:
+            np.outer(left[name], right[name], out=parts[name])
+        common, counts = parts["main"], (a.switches @ share)[:, None] + b.switches @ share
+        np.matmul(a.switches * share, b.switches.T, out=common)
+        np.matmul(a.switches * share @ self._kinds, (b.switches * share @ self._kinds).T, out=parts["kind"])
+        np.multiply(parts["slope"], common, out=parts["shift"])
+        parts["pair"][:] = (common**2 - (a.switches * share**2) @ b.switches.T) / 2
         likeness = 0.25 + 0.75 * np.exp(-0.5 * (counts - 2 * common))
-        parts = {name: np.outer(left[name], right[name]) for name in left}
-        parts["kind"] = (a.switches * share @ self._kinds) @ (b.switches * share @ self._kinds).T
-        parts["main"] = common
-        parts["pair"] = (common**2 - (a.switches * share**2) @ b.switches.T) / 2
-        parts["shift"] = np.outer(left["slope"], right["slope"]) * common
-        rest = [likeness * np.exp(-0.5 * rates / length**2) for length in _LENGTHS]
-        return np.stack([*(parts[name] for name in _LINEAR), *rest])
+        rates = -0.5 * np.subtract.outer(a.log_rates, b.log_rates) ** 2
+        for length, rest in zip(_LENGTHS, grams[len(_LINEAR) :], strict=True):
+            np.multiply(likeness, np.exp(rates / length**2), out=rest)
+        return grams
 
     def _covariance(self, a: Points, b: Points) -> np.ndarray:
         """Prior, in units of the common scale: (draws, len(a), len(b))."""
