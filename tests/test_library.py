@@ -565,14 +565,13 @@ def test_the_readme_s_lines_run(
         folder = save(as_pictures(random_images(number, 3, 64)), tmp_path / f"images-{number}")
         code = code.replace(path, str(folder))
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"finetune": lambda trained, rate: 0.5 + rate * len(trained)}  # the reader's own
     exec(compile(code, str(README), "exec"), names)
     assert offline[0]["name"] == "deit_tiny_patch16_224"
     assert offline[0]["pretrained"]
     output = capsys.readouterr().out
     assert "reference" in output
-    assert "in_situ" in output
-    assert (tmp_path / "plasticity.png").stat().st_size > 10_000
+    assert names["scores"].keys() == names["sizes"].keys() == set(COMPONENTS)
     model = next(value for value in names.values() if isinstance(value, nn.Module))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert "blocks.6.attn.qkv.weight" in trained

@@ -102,7 +102,9 @@ class FolderStorage:
 def _opened(path: Path) -> BinaryIO:
     """A new file, its folder made if need be; again where a deletion has just taken the empty folder away."""
     for _ in range(100):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        # FileExistsError: of a folder that was there for mkdir, and gone when mkdir looked what it was.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("wb")
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("wb")
