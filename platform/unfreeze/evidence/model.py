@@ -330,9 +330,8 @@ class Posterior:
         """L⁻¹ K(known, points) under each draw: (draws, n, m)."""
         return _solve(self._factors, self._covariance(self._known, points))
 
-    def _by_draw(self, points: Points, spans: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _by_draw(self, points: Points, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and variances under each draw: (draws, m) each."""
-        spans = self._spans(points) if spans is None else spans
         means = self._prior_mean(points) + (self._residuals[:, None, :] @ spans)[:, 0]
         left = self._prior_variance(points) - (spans**2).sum(1)
         return means, self._scale[:, None] * np.maximum(left, 1e-12)

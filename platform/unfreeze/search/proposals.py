@@ -94,8 +94,7 @@ class ModelSampler:
         Where every subset can be looked at, each at its best rate counts, run or not: between two rates that did well
         lies a better one. Empty where nothing finished, or the model could not be fitted.
         """
-        finished = [r for r in records if r.state is TrialState.FINISHED]
-        own = {(r.spec.selection, r.spec.learning_rate): p for r in finished if (p := self._point(r.spec)) is not None}
+        own = self._finished(records)
         if not own:
             return []
         try:
@@ -143,11 +142,7 @@ class ModelSampler:
         Held against each other and, where every subset can be looked at, against each subset at its best rate: what
         was never run may be better.
         """
-        finished = {
-            (r.spec.selection, r.spec.learning_rate): point
-            for r in records
-            if r.state is TrialState.FINISHED and (point := self._point(r.spec)) is not None
-        }
+        finished = self._finished(records)
         if not finished:
             return ()
         posterior, _ = self._after(records)
@@ -207,6 +202,14 @@ class ModelSampler:
         width = len(self._names)
         tried = Points.join(done, width=width)
         return Posterior(self._terms, tried, np.array(values), Points.join(running, width=width)), tried
+
+    def _finished(self, records: Sequence[TrialRecord]) -> dict[tuple[str, float], Points]:
+        """(selection, learning rate) → point, of what has a finished run."""
+        return {
+            (r.spec.selection, r.spec.learning_rate): point
+            for r in records
+            if r.state is TrialState.FINISHED and (point := self._point(r.spec)) is not None
+        }
 
     def _point(self, spec: TrialSpec) -> Points | None:
         return self._point_of(spec.selection, spec.learning_rate)
