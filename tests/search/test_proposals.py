@@ -191,6 +191,9 @@ def test_a_fit_that_breaks_down_draws_at_random_and_says_so(
     assert "drawn at random" in caplog.text
     assert sampler.propose_rate(selection("mha"), [], {}) == pytest.approx(0.01)
     assert "takes the middle rate" in caplog.text
+    run = TrialSpec(index=0, selection="mha", learning_rate=0.01, seed=0, origin="search")
+    assert sampler.propose_replicate([("mha", 0.01), ("fc1", 0.01)], [run], {}) == ("fc1", 0.01)
+    assert "goes to the least run" in caplog.text
 
 
 # --- how sure a choice is ---------------------------------------------------------------------------------------------

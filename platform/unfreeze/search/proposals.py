@@ -125,15 +125,19 @@ class ModelSampler:
     ) -> tuple[str, float]:
         """Which of the finalists is run once more: the leading one until it has two seeds, or what settles the choice
         most."""
-        posterior, _ = self._posterior(planned, known)
+        runs = {own: sum((spec.selection, spec.learning_rate) == own for spec in planned) for own in finalists}
         points = Points.join(
             [p for own in finalists if (p := self._point_of(*own)) is not None], width=len(self._names)
         )
-        leader = finalists[int(np.argmax(posterior.logits(points)[0]))]
-        runs = sum((spec.selection, spec.learning_rate) == leader for spec in planned)
-        if runs < 2:
-            return leader
-        return finalists[int(np.argmax(posterior.knowledge_gradient(points, points)))]
+        try:
+            posterior, _ = self._posterior(planned, known)
+            leader = finalists[int(np.argmax(posterior.logits(points)[0]))]
+            if runs[leader] < 2:
+                return leader
+            return finalists[int(np.argmax(posterior.knowledge_gradient(points, points)))]
+        except np.linalg.LinAlgError as error:
+            logger.warning("trial %d goes to the least run: the model could not be fitted (%s)", len(planned), error)
+            return min(finalists, key=lambda own: runs[own])
 
     @_one_thread
     def contenders(self, records: Sequence[TrialRecord], *, tolerance: float = 0.005) -> tuple[Contender, ...]:
