@@ -46,7 +46,8 @@ def search(table: Table, prior: str, rng: np.random.Generator) -> Iterator[Said]
     values: list[float] = []
     while len(tried) < LOOKS[-1]:
         posterior = Posterior(terms, table.cells[np.array(tried, dtype=int)], np.array(values))
-        worth = posterior.knowledge_gradient(table.cells, promising(posterior, table.cells))
+        every = posterior.outlook(table.cells)
+        worth = posterior.knowledge_gradient(every, promising(every))
         tried.append(int(np.argmax(worth)))
         values.append(table.run(tried[-1], rng))
         if len(tried) in LOOKS:

@@ -27,7 +27,7 @@ from figures.record import RESULTS, figure, hand_in, make_parser
 from scipy.special import expit, logit
 
 from unfreeze.components.selection import parse_selection
-from unfreeze.evidence.model import Points, Posterior, Terms, standardised
+from unfreeze.evidence.model import Outlook, Points, Posterior, Terms, standardised
 from unfreeze.records import COMPONENTS
 from unfreeze.search.candidates import promising
 from unfreeze.search.stopping import rungs
@@ -235,11 +235,13 @@ def by_model(prior: str, *, free: bool = False, stopping: bool = False) -> Sampl
             before = after if in_flight == 1 else posterior(known)
             if index < len(first):
                 own = np.flatnonzero((table.cells.switches == np.eye(5)[first[index]]).all(1))
-                tried.append(own[chosen(before, table.cells[own], table.cells[own], None)])
+                alone = before.outlook(table.cells[own])
+                tried.append(own[chosen(before, alone, alone, None)])
             else:
                 # Nothing tells the first ones apart: any of the equally good.
                 luck = rng if not tried else None
-                tried.append(chosen(before, table.cells, promising(before, table.cells), luck))
+                every = before.outlook(table.cells)
+                tried.append(chosen(before, every, promising(every), luck))
             seconds += time.perf_counter() - started
             curves.append(table.curve(tried[-1], rng))
             kept = until_stopped(curves[-1], curves[:known]) if stopping else len(curves[-1])
@@ -247,13 +249,13 @@ def by_model(prior: str, *, free: bool = False, stopping: bool = False) -> Sampl
             curves[-1] = curves[-1][:kept]
             values.append(float(curves[-1][-1]))
             after = posterior(len(tried))
-            recommended.append(int(np.argmax(after.logits(table.cells)[0])))
+            recommended.append(int(np.argmax(after.expected_logits(table.cells))))
         return Replayed(recommended, seconds / len(tried), images)
 
     return replay
 
 
-def chosen(posterior: Posterior, points: Points, rivals: Points, rng: np.random.Generator | None) -> int:
+def chosen(posterior: Posterior, points: Outlook, rivals: Outlook, rng: np.random.Generator | None) -> int:
     worth = posterior.knowledge_gradient(points, rivals)
     return int(np.argmax(worth if rng is None else worth + 1e-12 * rng.random(len(worth))))
 

@@ -26,6 +26,12 @@ def planted(seed: int, *, beta: float = 0.0, noise: float = 0.05, count: int = 3
     return chosen, expit(1 + chosen.switches @ effects - 0.5 * rates**2 + rng.normal(0, noise, count))
 
 
+def worth(posterior: Posterior) -> np.ndarray:
+    """Of a run anywhere on the grid, held against all of it."""
+    every = posterior.outlook(GRID)
+    return posterior.knowledge_gradient(every, every)
+
+
 def test_it_is_the_formula_written_out() -> None:
     """Element by element in plain loops, every draw weighted by a dense multivariate t's density."""
     points, accuracies = planted(1, count=9)
@@ -65,6 +71,16 @@ def test_it_is_the_formula_written_out() -> None:
     expected = weights @ np.array(means) / weights.sum()
     rest = Points(np.array([s for s, _ in everything[9:]]), np.array([r for _, r in everything[9:]]))
     np.testing.assert_allclose(found.logits(rest)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(found.expected_logits(rest), expected, rtol=1e-6)
+
+
+def test_rows_of_an_outlook_joined_again_are_that_outlook() -> None:
+    found = Posterior(TERMS, *planted(7, count=9), GRID[:2])
+    every, order = found.outlook(GRID[:12]), np.r_[5:12, 0:5]
+    again, wanted = every[5:].join(every[np.arange(5)]), found.outlook(GRID[order])
+    np.testing.assert_array_equal(again.points.switches, wanted.points.switches)
+    for name in ("mean", "deviation", "means", "variances", "spans"):
+        np.testing.assert_allclose(getattr(again, name), getattr(wanted, name), rtol=1e-12)
 
 
 def test_a_reversed_score_is_the_same_model() -> None:
@@ -73,7 +89,7 @@ def test_a_reversed_score_is_the_same_model() -> None:
     one, other = Posterior(TERMS, points, accuracies), Posterior(turned, points, accuracies)
     for left, right in zip(one.logits(GRID), other.logits(GRID), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-9)
-    np.testing.assert_allclose(one.knowledge_gradient(GRID, GRID), other.knowledge_gradient(GRID, GRID), rtol=1e-7)
+    np.testing.assert_allclose(worth(one), worth(other), rtol=1e-7)
 
 
 def test_linear_effects_are_the_likelihoods_own() -> None:
@@ -139,7 +155,7 @@ def test_a_run_is_worth_what_it_may_change_about_the_choice(monkeypatch: pytest.
     noise = found._scale[0] * found._draws[0, -1] ** 2
     z = np.linspace(-6, 6, 2001)
     density = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
-    for row, gain in enumerate(found.knowledge_gradient(own, rivals)):
+    for row, gain in enumerate(found.knowledge_gradient(found.outlook(own), found.outlook(rivals))):
         where = np.r_[row, len(own) : len(both)]
         shift = covariance[row, where] / np.sqrt(sd[row] ** 2 + noise)
         expected = density @ (mean[where] + z[:, None] * shift).max(1) - mean[where].max()
@@ -149,10 +165,10 @@ def test_a_run_is_worth_what_it_may_change_about_the_choice(monkeypatch: pytest.
 def test_what_is_being_tried_is_worth_less() -> None:
     points, accuracies = planted(5, count=8)
     free = Posterior(TERMS, points, accuracies)
-    best = int(np.argmax(free.knowledge_gradient(GRID, GRID)))
+    best = int(np.argmax(worth(free)))
     busy = Posterior(TERMS, points, accuracies, GRID[np.array([best])])
     np.testing.assert_allclose(busy.logits(GRID)[0], free.logits(GRID)[0])
-    assert busy.knowledge_gradient(GRID, GRID)[best] < 0.5 * free.knowledge_gradient(GRID, GRID)[best]
+    assert worth(busy)[best] < 0.5 * worth(free)[best]
     assert (busy.logits(GRID)[1] <= free.logits(GRID)[1] * (1 + 1e-9)).all()
 
 
@@ -175,7 +191,7 @@ def test_a_score_that_says_nothing_is_none(scores: np.ndarray) -> None:
 def test_few_or_extreme_outcomes_stay_finite(accuracies: list[float]) -> None:
     points = GRID[np.arange(len(accuracies)) * 7]
     found = Posterior(TERMS, points, np.array(accuracies))
-    for values in (*found.logits(GRID), *found.accuracies(GRID), found.knowledge_gradient(GRID, GRID)):
+    for values in (*found.logits(GRID), *found.accuracies(GRID), worth(found)):
         assert np.isfinite(values).all()
 
 

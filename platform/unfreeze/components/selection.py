@@ -13,6 +13,7 @@ trained besides, unless told otherwise.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from types import MappingProxyType
 
@@ -90,6 +91,7 @@ class Selection:
         return self.members | {(block, name) for block, name, _ in self.lora}
 
 
+@lru_cache(maxsize=4096)  # a search reads every earlier trial's for each suggestion
 def parse_selection(text: str, *, num_blocks: int) -> Selection:
     """Read a selection for a model of ``num_blocks`` blocks.
 

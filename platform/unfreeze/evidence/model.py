@@ -109,6 +109,39 @@ def standardised(values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is expected of some configurations, without the noise of a run, in logits. Costly, so it is worked out once
+    for a point and handed on: rows of one are an outlook too, and two of one posterior can be joined."""
+
+    points: Points
+    mean: np.ndarray  # (m,)
+    deviation: np.ndarray  # (m,)
+    means: np.ndarray  # under each draw of the scales: (draws, m)
+    variances: np.ndarray  # (draws, m)
+    spans: np.ndarray  # L⁻¹ K(known, points): (draws, n, m)
+
+    def __getitem__(self, chosen: np.ndarray | slice) -> "Outlook":
+        return Outlook(
+            self.points[chosen],
+            self.mean[chosen],
+            self.deviation[chosen],
+            self.means[:, chosen],
+            self.variances[:, chosen],
+            self.spans[:, :, chosen],
+        )
+
+    def join(self, other: "Outlook") -> "Outlook":
+        return Outlook(
+            Points.join([self.points, other.points], width=self.points.switches.shape[1]),
+            np.concatenate([self.mean, other.mean]),
+            np.concatenate([self.deviation, other.deviation]),
+            np.concatenate([self.means, other.means], axis=1),
+            np.concatenate([self.variances, other.variances], axis=1),
+            np.concatenate([self.spans, other.spans], axis=2),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class LinearEffects:
     """What trials say of effects that add up over the switches, all else integrated out, under each draw of its scales.
 
@@ -151,10 +184,6 @@ class Posterior:
         sums = np.bincount(group, y, minlength=len(first))
         self._means = sums / self._counts
         self._within = float(((y - self._means[group]) ** 2).sum())
-        if len(y):
-            self._sift()
-        else:
-            self._draws = self._draws[:_NUM_KEPT]
         self._fit()
         self._known = self._observed  # what every prediction is conditioned on
         if pending is not None and len(pending):
@@ -162,10 +191,26 @@ class Posterior:
 
     # --- predictions ------------------------------------------------------------------------------------------------
 
+    def outlook(self, points: Points) -> Outlook:
+        """All that is asked of points, worked out."""
+        spans = _solve(self._factors, self._covariance(self._known, points))
+        means = self._prior_mean(points) + (self._residuals[:, None, :] @ spans)[:, 0]
+        left = self._prior_variance(points) - (spans**2).sum(1)
+        variances = self._scale[:, None] * np.maximum(left, 1e-12)
+        mean = self._weights @ means
+        deviation = np.sqrt(self._weights @ (variances + (means - mean) ** 2))
+        return Outlook(points, mean, deviation, means, variances, spans)
+
     def logits(self, points: Points) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of a configuration's expected outcome, without the noise of a run: (m,) each."""
-        means, variances = self._by_draw(points, self._spans(points))
-        return self._mix(means, variances)
+        found = self.outlook(points)
+        return found.mean, found.deviation
+
+    def expected_logits(self, points: Points) -> np.ndarray:
+        """The means alone, (m,), at a fraction of what the deviations cost."""
+        solved = _solve(self._factors, self._residuals[:, :, None], transposed=True)
+        means = self._prior_mean(points) + (self._covariance(points, self._known) @ solved)[:, :, 0]
+        return self._weights @ means
 
     def accuracies(self, points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Expected accuracy with its 95 % interval: (m,) each."""
@@ -174,42 +219,38 @@ class Posterior:
         expected = expit(mean[:, None] + sd[:, None] * nodes) @ weights
         return expected, expit(mean - 1.96 * sd), expit(mean + 1.96 * sd)
 
-    def knowledge_gradient(self, points: Points, rivals: Points) -> np.ndarray:
+    def knowledge_gradient(self, points: Outlook, rivals: Outlook) -> np.ndarray:
         """By how much (in logits) one more run at a point is expected to raise the best expected outcome: (m,).
 
         Frazier et al. (2009, INFORMS J. on Computing 21:599–613), with correlated beliefs: a run at one place tells of
         every other, and is worth what it can change about which is taken. The best is looked for among ``rivals`` and
         the point itself, run or not. Over the draws the same quantile is taken of each, their weights as they are.
         """
-        spans, theirs = self._spans(points), self._spans(rivals)
-        means, variances = self._by_draw(points, spans)
         # A run that comes out one deviation better than expected raises the mean of where it was run, and of others.
-        deviations = np.sqrt(variances + (self._scale * self._draws[:, -1] ** 2)[:, None])
-        covariance = self._covariance(rivals, points) - theirs.transpose(0, 2, 1) @ spans
+        deviations = np.sqrt(points.variances + (self._scale * self._draws[:, -1] ** 2)[:, None])
+        covariance = self._covariance(rivals.points, points.points) - rivals.spans.transpose(0, 2, 1) @ points.spans
         raised = np.einsum("drm,dm->rm", covariance, self._weights[:, None] * self._scale[:, None] / deviations)
-        raised_here = self._weights @ (variances / deviations)
-        mean_here, mean = self._weights @ means, self._weights @ self._by_draw(rivals, theirs)[0]
-        gain = np.zeros(len(points))
+        raised_here = self._weights @ (points.variances / deviations)
+        gain = np.zeros(len(points.mean))
         for node, weight in zip(*_NODES, strict=True):
-            best = (mean[:, None] + node * raised).max(0)
-            gain += weight * np.maximum(best, mean_here + node * raised_here)
-        return gain - np.maximum(mean.max(), mean_here)
+            best = (rivals.mean[:, None] + node * raised).max(0)
+            gain += weight * np.maximum(best, points.mean + node * raised_here)
+        return gain - np.maximum(rivals.mean.max(), points.mean)
 
     def samples(self, points: Points, count: int) -> np.ndarray:
         """Joint draws of expected outcomes in logits, (count, m); quasi-random, the same each time."""
-        spans = self._spans(points)
-        means, _ = self._by_draw(points, spans)
+        found = self.outlook(points)
         share = np.floor(self._weights * count).astype(int)
         share[np.argmax(self._weights)] += count - share.sum()
         normal = norm.ppf(np.clip(qmc.Sobol(len(points), scramble=True, rng=1).random(count), 1e-9, 1 - 1e-9))
         drawn, start = np.empty((count, len(points))), 0
         prior = self._covariance(points, points)
         for draw in np.flatnonzero(share):
-            covariance = self._scale[draw] * (prior[draw] - spans[draw].T @ spans[draw])
+            covariance = self._scale[draw] * (prior[draw] - found.spans[draw].T @ found.spans[draw])
             values, vectors = linalg.eigh(covariance)
             root = vectors * np.sqrt(np.maximum(values, 0))
             rows = slice(start, start + share[draw])
-            drawn[rows] = means[draw] + normal[rows] @ root.T
+            drawn[rows] = found.means[draw] + normal[rows] @ root.T
             start += share[draw]
         return drawn
 
@@ -284,16 +325,6 @@ class Posterior:
         features = self._features(points)
         return _COUNT * features["count"] + _BEND * features["bend"]
 
-    def _sift(self) -> None:
-        """Keep the draws of the highest marginal likelihood: on some configurations where there are many."""
-        for size, slack in _SIEVES:
-            some = np.unique(np.linspace(0, len(self._observed) - 1, size).astype(int))
-            likelihoods = self._factorise(self._observed[some], self._means[some], self._counts[some])[-1]
-            kept = np.argsort(-likelihoods, kind="stable")[:_NUM_KEPT]
-            self._draws = self._draws[kept[likelihoods[kept] >= likelihoods.max() - slack]]
-            if len(some) == len(self._observed):
-                return
-
     def _factorise(self, points: Points, means: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, ...]:
         """Cholesky factors (draws, n, n), whitened residuals (draws, n), scales and log likelihoods (draws,)."""
         noise = self._draws[:, -1] ** 2
@@ -315,26 +346,32 @@ class Posterior:
 
     def _fit(self) -> None:
         if not len(self._observed):
+            self._draws = self._draws[:_NUM_KEPT]
             count = len(self._draws)
             self._factors, self._residuals = np.zeros((count, 0, 0)), np.zeros((count, 0))
             self._scale, self._weights = np.full(count, _SCALE / (_SHAPE - 1)), np.full(count, 1 / count)
             return
-        factors, residuals, scale, likelihood = self._factorise(self._observed, self._means, self._counts)
+        factors, residuals, scale, likelihood = self._sift()
         weights = np.exp(likelihood - likelihood.max())
         # With many trials few draws are left that matter, and each costs the same.
         kept = weights > _NEGLIGIBLE
         self._draws, self._factors, self._residuals = self._draws[kept], factors[kept], residuals[kept]
         self._scale, self._weights = scale[kept], weights[kept] / weights[kept].sum()
 
-    def _spans(self, points: Points) -> np.ndarray:
-        """L⁻¹ K(known, points) under each draw: (draws, n, m)."""
-        return _solve(self._factors, self._covariance(self._known, points))
-
-    def _by_draw(self, points: Points, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Means and variances under each draw: (draws, m) each."""
-        means = self._prior_mean(points) + (self._residuals[:, None, :] @ spans)[:, 0]
-        left = self._prior_variance(points) - (spans**2).sum(1)
-        return means, self._scale[:, None] * np.maximum(left, 1e-12)
+    def _sift(self) -> tuple[np.ndarray, ...]:
+        """Keep the draws of the highest marginal likelihood, on some configurations where there are many; what
+        `_factorise` says of all configurations under those."""
+        count = len(self._observed)
+        for size, slack in _SIEVES:
+            some = np.unique(np.linspace(0, count - 1, size).astype(int))
+            found = self._factorise(self._observed[some], self._means[some], self._counts[some])
+            likelihoods = found[-1]
+            kept = np.argsort(-likelihoods, kind="stable")[:_NUM_KEPT]
+            kept = kept[likelihoods[kept] >= likelihoods.max() - slack]
+            self._draws = self._draws[kept]
+            if len(some) == count:
+                return tuple(part[kept] for part in found)
+        return self._factorise(self._observed, self._means, self._counts)
 
     def _prior_variance(self, points: Points) -> np.ndarray:
         features, share = self._features(points), self._share
@@ -349,7 +386,7 @@ class Posterior:
 
     def _condition(self, pending: Points) -> None:
         """Take the pending ones as run and come out as expected: rows of the factors without a residual."""
-        spans = self._spans(pending)
+        spans = _solve(self._factors, self._covariance(self._known, pending))
         left = self._covariance(pending, pending) - spans.transpose(0, 2, 1) @ spans
         diagonal = np.arange(len(pending))
         left[:, diagonal, diagonal] += self._draws[:, -1:] ** 2 + 1e-9
@@ -362,25 +399,20 @@ class Posterior:
         self._residuals = np.pad(self._residuals, ((0, 0), (0, len(pending))))
         self._known = Points.join([self._known, pending], width=pending.switches.shape[1])
 
-    def _mix(self, means: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation over the draws."""
-        mean = self._weights @ means
-        return mean, np.sqrt(self._weights @ (variances + (means - mean) ** 2))
-
 
 _LINEAR = ("count", "score", "size", "slope", "bend", "kind", "main", "pair", "shift")
 _COLUMNS = {name: column for column, name in enumerate(name for name in _SCALES if name != "noise")}
 
 
-def _solve(factors: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """L⁻¹ B for each of (d, n, n) lower factors and (d, n, m): (d, n, m).
+def _solve(factors: np.ndarray, right: np.ndarray, *, transposed: bool = False) -> np.ndarray:
+    """L⁻¹ B, or L⁻ᵀ B, for each of (d, n, n) lower factors and (d, n, m): (d, n, m).
 
     LAPACK itself: scipy's checks around it take ten times as long as solving for a few trials.
     """
     solved = np.empty(right.shape)
     if right.shape[1]:
         for draw, factor in enumerate(factors):
-            solved[draw], failed = linalg.lapack.dtrtrs(factor.T, right[draw], lower=0, trans=1)
+            solved[draw], failed = linalg.lapack.dtrtrs(factor.T, right[draw], lower=0, trans=not transposed)
             assert not failed  # of a Cholesky factor the diagonal is positive
     return solved
 

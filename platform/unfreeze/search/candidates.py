@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unfreeze.evidence.model import Points, Posterior
+from unfreeze.evidence.model import Outlook, Points, Posterior
 
 _NUM_RIVALS = 96  # that a run is held against; 48 did worse on the digits' table
 _NUM_RANDOM, _NUM_STARTS, _NUM_ROUNDS = 48, 3, 3  # of local search
@@ -32,16 +32,15 @@ def at_every_rate(subsets: np.ndarray, log_rates: np.ndarray) -> Points:
     return Points(np.repeat(subsets, len(log_rates), axis=0), np.tile(log_rates, len(subsets)))
 
 
-def promising(posterior: Posterior, points: Points) -> Points:
+def promising(found: Outlook) -> Outlook:
     """What may turn out best: the highest mean plus deviation."""
-    mean, sd = posterior.logits(points)
-    return points[np.argsort(-(mean + sd), kind="stable")[:_NUM_RIVALS]]
+    return found[np.argsort(-(found.mean + found.deviation), kind="stable")[:_NUM_RIVALS]]
 
 
-def most_telling(posterior: Posterior, points: Points, rivals: Points, *, count: int = 1) -> Points:
+def most_telling(posterior: Posterior, found: Outlook, rivals: Outlook, *, count: int = 1) -> Points:
     """Where a run is worth most; of equally good ones the first, so that nothing is left to chance."""
-    order = np.argsort(-posterior.knowledge_gradient(points, rivals), kind="stable")
-    return points[order[:count]]
+    order = np.argsort(-posterior.knowledge_gradient(found, rivals), kind="stable")
+    return found.points[order[:count]]
 
 
 class Candidates:
@@ -68,23 +67,24 @@ class Candidates:
         """The one point, at one of ``log_rates``, whose run is worth most."""
         few = log_rates[np.unique(np.r_[: len(log_rates) : _FEW, len(log_rates) - 1])]
         pool = self.subsets if self.subsets is not None else self._starts(posterior, tried, rng)
-        points = at_every_rate(pool, few)
-        rivals = promising(posterior, points)
-        best = most_telling(posterior, points, rivals, count=_NUM_STARTS)
+        found = posterior.outlook(at_every_rate(pool, few))
+        rivals = promising(found)
+        best = most_telling(posterior, found, rivals, count=_NUM_STARTS)
         for _ in range(_NUM_ROUNDS if self.subsets is None else 0):
             flipped = np.abs(best.switches[:, None, :] - np.eye(self._width)).reshape(-1, self._width)
             pool = self._only_allowed([best.switches, flipped])
-            points = at_every_rate(pool, np.unique(best.log_rates))
-            rivals = promising(posterior, Points.join([rivals, points], width=self._width))
-            best = most_telling(posterior, points, rivals, count=_NUM_STARTS)
-        return most_telling(posterior, at_every_rate(np.unique(best.switches, axis=0), log_rates), rivals)
+            found = posterior.outlook(at_every_rate(pool, np.unique(best.log_rates)))
+            rivals = promising(rivals.join(found))
+            best = most_telling(posterior, found, rivals, count=_NUM_STARTS)
+        last = at_every_rate(np.unique(best.switches, axis=0), log_rates)
+        return most_telling(posterior, posterior.outlook(last), rivals)
 
     def _starts(self, posterior: Posterior, tried: Points, rng: np.random.Generator) -> np.ndarray:
         """What did best, single switches and random subsets."""
         density = rng.uniform(0.05, 0.95, (_NUM_RANDOM, 1))
         starts = [np.eye(self._width), (rng.random((_NUM_RANDOM, self._width)) < density).astype(np.float64)]
         if len(tried):
-            leading = np.argsort(-posterior.logits(tried)[0], kind="stable")[: 2 * _NUM_STARTS]
+            leading = np.argsort(-posterior.expected_logits(tried), kind="stable")[: 2 * _NUM_STARTS]
             starts.append(tried.switches[leading])
         found = self._only_allowed(starts)
         return np.stack([self._draw(rng) for _ in range(8)]) if not len(found) and self._draw else found

@@ -81,7 +81,7 @@ class ModelSampler:
             return self._rate(self._terms.middle)
         try:
             posterior, tried = self._posterior(planned, known)
-            own = at_every_rate(switches[None], self._log_rates(posterior, tried))
+            own = posterior.outlook(at_every_rate(switches[None], self._log_rates(posterior, tried)))
             return self._rate(most_telling(posterior, own, own).log_rates[0])
         except np.linalg.LinAlgError as error:
             logger.warning("trial %d takes the middle rate: the model could not be fitted (%s)", len(planned), error)
@@ -107,7 +107,7 @@ class ModelSampler:
                 names += [
                     (str(self._selection(point.switches[0])), self._rate(point.log_rates[0])) for point in _each(best)
                 ]
-            means = posterior.logits(points)[0]
+            means = posterior.expected_logits(points)
         except np.linalg.LinAlgError as error:
             logger.warning("finalists are chosen by their runs: the model could not be fitted (%s)", error)
             return []
@@ -131,10 +131,11 @@ class ModelSampler:
         )
         try:
             posterior, _ = self._posterior(planned, known)
-            leader = finalists[int(np.argmax(posterior.logits(points)[0]))]
+            found = posterior.outlook(points)
+            leader = finalists[int(np.argmax(found.mean))]
             if runs[leader] < 2:
                 return leader
-            return finalists[int(np.argmax(posterior.knowledge_gradient(points, points)))]
+            return finalists[int(np.argmax(posterior.knowledge_gradient(found, found)))]
         except np.linalg.LinAlgError as error:
             logger.warning("trial %d goes to the least run: the model could not be fitted (%s)", len(planned), error)
             return min(finalists, key=lambda own: runs[own])
@@ -151,7 +152,7 @@ class ModelSampler:
             return ()
         posterior, _ = self._after(records)
         tried = Points.join(list(finished.values()), width=len(self._names))
-        leading = np.argsort(-posterior.logits(tried)[0], kind="stable")[:_MAX_CONTENDERS]
+        leading = np.argsort(-posterior.expected_logits(tried), kind="stable")[:_MAX_CONTENDERS]
         own, names = tried[leading], [list(finished)[row] for row in leading]
         rivals = own
         if self._candidates.subsets is not None:
@@ -244,7 +245,7 @@ class ModelSampler:
         if not self._space.extend_rates or not len(tried) or len(rates) == 1:
             return rates
         step = rates[1] - rates[0]
-        leading = tried.log_rates[np.argmax(posterior.logits(tried)[0])]
+        leading = tried.log_rates[np.argmax(posterior.expected_logits(tried))]
         below = int(np.clip(rates[0] - (leading - _REACH), 0, _MOST) / step)
         above = int(np.clip(leading + _REACH - rates[-1], 0, _MOST) / step)
         lower = rates[0] - step * np.arange(below, 0, -1)
@@ -254,7 +255,7 @@ class ModelSampler:
         """Every subset at the rate of its highest expectation."""
         assert self._candidates.subsets is not None
         grid = at_every_rate(self._candidates.subsets, log_rates)
-        means = posterior.logits(grid)[0].reshape(-1, len(log_rates))
+        means = posterior.expected_logits(grid).reshape(-1, len(log_rates))
         return grid[np.arange(len(means)) * len(log_rates) + means.argmax(1)]
 
     def _allows(self, switches: np.ndarray) -> bool:
