@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,12 @@ from urllib.parse import urlsplit
 import jsonschema
 import kubernetes_validate
 import pytest
+import sqlalchemy
 import yaml
+from configuring import composed
+
+from unfreeze.config import Config
+from unfreeze.load import load_config
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -100,6 +106,13 @@ def problems(obj: Object) -> list[str]:
 def locked(package: str) -> str:
     (version,) = re.findall(rf"(?m)^{package}==(\S+)", (ROOT / "requirements.lock").read_text())
     return version
+
+
+def sweep_config(name: str) -> Config:
+    """What the RayJob's command asks for."""
+    python, script, *overrides = shlex.split(one(name, "RayJob")["spec"]["entrypoint"])
+    assert (python, script) == ("python", "/opt/unfreeze/sweeps/vit_components.py")
+    return load_config(composed(*overrides))
 
 
 @pytest.mark.parametrize("name", RENDERED)
@@ -196,3 +209,26 @@ def test_the_sweep_reaches_mlflow(name: str) -> None:
         (o["metadata"]["name"], p["port"]) for o in render(name) if o["kind"] == "Service" for p in o["spec"]["ports"]
     }
     assert (urlsplit(uri).hostname, urlsplit(uri).port) in ports
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_the_sweep_asks_for_what_its_workers_have(name: str) -> None:
+    """Its command is accepted, every worker is a whole number of slots, and there are as many trials in flight."""
+    config = sweep_config(name)
+    (group,) = one(name, "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    cpus, gpus = (float(worker["resources"]["limits"].get(key, 0)) for key in ("cpu", "nvidia.com/gpu"))
+    assert config.cluster.gpus == gpus
+    assert config.cluster.gpus_per_worker != "auto"
+    assert config.cluster.cpus_per_worker <= cpus
+    assert config.search.concurrency == group["maxReplicas"]
+    assert config.cluster.num_slots == "auto"
+
+
+def test_the_documented_database_is_opened_by_what_is_locked() -> None:
+    """SQLAlchemy imports the driver with the engine, long before it connects."""
+    (uri,) = re.findall(r'--from-literal=uri="(\S+?)"', (K8S / "README.md").read_text())
+    engine = sqlalchemy.create_engine(uri.replace("$password", "ab12"))
+    assert engine.dialect.driver == "psycopg2"
+    assert engine.url.password == "ab12"
+    locked("psycopg2-binary")
