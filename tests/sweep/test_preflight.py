@@ -124,3 +124,22 @@ def test_what_a_sweep_does_not_look_at_is_named(tmp_path: Path) -> None:
     assert "trial.selection=mha is read by nothing: a sweep chooses its own; sweeps/finetune.py is for that" in said
     assert "probe.method=logistic is read by nothing" in said
     check_inputs(load_config(raw), selections=["mha"])
+
+
+def test_compiling_without_a_compiler_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config({"storage": str(tmp_path / "runs"), "finetune": {"compile": True}})
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"^finetune\.compile=true needs a compiler, and there is no no-such-compiler or"
+    ):
+        check_sweep(config)
+    (tmp_path / "bin/gcc").touch(mode=0o755)
+    check_sweep(config)  # enough for a GPU
+    config.cluster.gpus_per_worker = 0.0
+    with pytest.raises(ConfigError, match=r"no no-such-compiler here: install one, name it by CXX, or"):
+        check_sweep(config)
+    config.finetune.compile = False
+    check_sweep(config)

@@ -1,8 +1,12 @@
-"""What can be known to be wrong before anything starts, said at once: model, weights, places of images, storage.
+"""What can be known to be wrong before anything starts, said at once: model, weights, places of images, storage,
+compiler.
 
 Imports no Ray, and torch where a model is named alone: an answer to a mistake takes no longer than it must.
 """
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,6 +60,8 @@ def _problems(config: Config, selections: list[str], *, writes: bool) -> Iterato
             check_writable(open_storage(config.storage))
         except StorageError as error:
             yield str(error)
+    if config.finetune.compile:
+        yield from _compiler_problem(on_cpu=config.cluster.gpus_per_worker == 0)
     if any(getattr(config.data, name) is not None for name in _PLACES):
         from unfreeze.data.sets.places import place_problems
 
@@ -64,3 +70,15 @@ def _problems(config: Config, selections: list[str], *, writes: bool) -> Iterato
         from unfreeze.models.check import model_problems
 
         yield from model_problems(config.model, selections, cache_dir=Path(config.data.cache_dir))
+
+
+def _compiler_problem(*, on_cpu: bool) -> Iterator[str]:
+    """Of this machine's, which on a cluster has the image of the workers: without one every trial would fail."""
+    needed = [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]
+    if not on_cpu:  # Triton takes a C compiler
+        needed += [os.environ.get("CC", "gcc"), "clang"]
+    if not any(shutil.which(name) for name in needed):
+        yield (
+            f"finetune.compile=true needs a compiler, and there is no {' or '.join(needed)} here: install one, name it "
+            f"by {'CXX' if on_cpu else 'CXX or CC'}, or leave finetune.compile out"
+        )
