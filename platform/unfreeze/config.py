@@ -399,7 +399,7 @@ class ClusterConfig:
         3, "worker-group restarts before a slot that brought no report meanwhile is given up"
     )
     heartbeat_timeout_s: PositiveFloat = option(120.0, "a silent slot's trial goes to another slot after this long")
-    start_timeout_s: PositiveFloat = option(600.0, "how long a slot may wait for its workers")
+    start_timeout_s: PositiveFloat = option(600.0, "how long a sweep waits for a first worker, a slot for its own")
 
     def __post_init__(self) -> None:
         if self.address is not None and self.address.startswith("ray://"):

@@ -28,6 +28,21 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return build
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, float]]]:
+    """The placement groups that are asked for and not given back."""
+    held: list[list[dict[str, float]]] = []
+
+    def ask(bundles: list[dict[str, float]]) -> list[dict[str, float]]:
+        held.append(bundles)
+        return bundles
+
+    monkeypatch.setattr(resources, "placement_group", ask)
+    monkeypatch.setattr(resources, "remove_placement_group", held.remove)
+    monkeypatch.setattr(resources, "_LOOK_S", 0.001)
+    return held
+
+
 # --- slots ------------------------------------------------------------------------------------------------------------
 
 
@@ -78,6 +93,60 @@ def test_auto_needs_room_for_one(there: dict[str, float], cluster: Cluster) -> N
     have = there.get("CPU", 0)
     with pytest.raises(ClusterError, match=rf"^1 slot\(s\) of 1 worker\(s\) need 1 CPU, the cluster has {have:g} CPU;"):
         count_slots(ClusterConfig(), concurrency=4)
+
+
+JOINED = {"address": "head:6379", "gpus_per_worker": 1.0, "cpus_per_worker": 4.0}
+GROWN = {"CPU": 8.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(("options", "groups", "slots"), [({}, 1, 6), ({"num_slots": 2, "gpus_per_worker": 0.5}, 2, 2)])
+def test_a_cluster_without_workers_is_asked_for_some_and_waited_for(
+    options: dict[str, Any],
+    groups: int,
+    slots: int,
+    asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As KubeRay starts it: a head of 0 CPUs, workers when something asks for them."""
+    looks = iter([{"node:10.0.0.1": 1.0}] * 4)
+    demands: list[int] = []
+
+    def look() -> dict[str, float]:
+        demands.append(len(asked))
+        return next(looks, GROWN)
+
+    monkeypatch.setattr(ray, "cluster_resources", look)
+    monkeypatch.setattr(ray._private.state.state, "get_max_resources_from_cluster_config", lambda: None)
+    config = ClusterConfig(**{**JOINED, **options})
+    assert count_slots(config, concurrency=6) == slots
+    assert demands[-1] == groups
+    assert not asked
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"waiting up to 600 s for workers: {groups} slot(s) of 1 worker(s) need {4 * groups} CPU, 1 GPU"
+    )
+    assert said.endswith("the cluster has 0 CPU, 0 GPU\n")
+
+
+def test_workers_that_never_come_are_an_error(cluster: Cluster, asked: list[Any]) -> None:
+    cluster({"node:10.0.0.1": 1.0})
+    with pytest.raises(
+        ClusterError, match=r"^1 slot\(s\) of 2 worker\(s\) need 8 CPU, 2 GPU, the cluster has 0 CPU, 0 GPU"
+    ):
+        count_slots(ClusterConfig(**JOINED, workers_per_trial=2, start_timeout_s=0.01), concurrency=6)
+    assert not asked
+
+
+def test_whether_there_are_gpus_is_seen_when_a_worker_has_come(
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([{}, {}, {}])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: next(looks, GROWN))
+    monkeypatch.setattr(ray._private.state.state, "get_max_resources_from_cluster_config", lambda: None)
+    config = Config(cluster=ClusterConfig(address="head:6379"))
+    assert settle_gpus(config).cluster.gpus_per_worker == 1.0
+    assert not asked
 
 
 def test_the_error_says_what_was_asked_for_and_what_there_is(cluster: Cluster) -> None:

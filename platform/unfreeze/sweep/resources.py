@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import ray
 from ray.tune import TuneError
 from ray.util.client import ray as client
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from unfreeze.config import ClusterConfig, Config
 from unfreeze.errors import ClusterError, InfrastructureError, StorageError, UnfreezeError
@@ -25,6 +27,7 @@ GOES_ON = "nothing that finished is lost and no trial is blamed: run the same co
 # What asked for no GPU sees none: since 2.60 Ray leaves all of them in sight.
 _HIDING = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+_LOOK_S = 1.0
 
 
 @contextlib.contextmanager
@@ -46,9 +49,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         check_workers()
         yield
         return
-    address = config.address
-    if address in (None, "auto"):
-        address = os.environ.get("RAY_ADDRESS") or address or "local"
+    address = _address(config)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     if address == "local":
         _start()
@@ -60,6 +61,13 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _address(config: ClusterConfig) -> str:
+    """Which Ray to join; "local": one is started here."""
+    if config.address in (None, "auto"):
+        return os.environ.get("RAY_ADDRESS") or config.address or "local"
+    return config.address
 
 
 def _set_variables(config: ClusterConfig) -> None:
@@ -117,31 +125,72 @@ def worker_resources(config: ClusterConfig) -> dict[str, float]:
 def count_slots(config: ClusterConfig, *, concurrency: int) -> int:
     """How many slots to start: the configured number, or as many as fit, up to one per trial in flight.
 
+    A cluster without room for one is asked to grow and waited for. KubeRay's autoscaler tells nobody how far it may (in
+    Ray 2.60 nothing reports its limit), so what grew gets a slot for every trial in flight: one that finds no node in
+    ``start_timeout_s`` is given up.
+
     Raises:
-        ClusterError: more workers than the cluster will ever have; says what was asked for and what there is.
+        ClusterError: more workers than the cluster will have; says what was asked for and what there is.
     """
-    have = _resources()
-    per_slot = {
-        "CPU": config.cpus_per_worker * config.workers_per_trial,
-        "GPU": config.gpus * config.workers_per_trial,
-    }
-    # A hair above the quotient, so that 1 / 0.1 is 10 slots and not 9.
-    fitting = min(int(have[name] / need + 1e-9) for name, need in per_slot.items() if need)
     wanted = 1 if config.num_slots == "auto" else config.num_slots
+    before = _fitting(config)
+    fitting = before or _await_room(config, wanted)
     if fitting < wanted:
-        asked = ", ".join(f"{wanted * need:g} {name}" for name, need in per_slot.items() if need)
-        there = ", ".join(f"{have[name]:g} {name}" for name, need in per_slot.items() if need)
         raise ClusterError(
-            f"{wanted} slot(s) of {config.workers_per_trial} worker(s) need {asked}, the cluster has {there}; lower "
-            f"cluster.num_slots, cluster.workers_per_trial or the resources per worker"
+            f"{_shortage(config, wanted)}; lower cluster.num_slots, cluster.workers_per_trial or the resources per "
+            f"worker"
         )
-    return min(fitting, concurrency) if config.num_slots == "auto" else config.num_slots
+    if config.num_slots != "auto":
+        return config.num_slots
+    return min(fitting, concurrency) if before else concurrency
+
+
+def _fitting(config: ClusterConfig) -> int:
+    """Slots that the cluster has or may get room for."""
+    have = _resources()
+    # A hair above the quotient, so that 1 / 0.1 is 10 slots and not 9.
+    return min(int(have[name] / need + 1e-9) for name, need in _needs(config).items())
+
+
+def _needs(config: ClusterConfig) -> dict[str, float]:
+    """What one slot takes."""
+    each = {"CPU": config.cpus_per_worker, "GPU": config.gpus}
+    return {name: need * config.workers_per_trial for name, need in each.items() if need}
+
+
+def _shortage(config: ClusterConfig, wanted: int) -> str:
+    have, needs = _resources(), _needs(config)
+    asked = ", ".join(f"{wanted * need:g} {name}" for name, need in needs.items())
+    there = ", ".join(f"{have[name]:g} {name}" for name in needs)
+    return f"{wanted} slot(s) of {config.workers_per_trial} worker(s) need {asked}, the cluster has {there}"
+
+
+def _await_room(config: ClusterConfig, wanted: int) -> int:
+    """Slots that fit once ``wanted`` do, or after ``start_timeout_s``: workers may be booting, or come when asked."""
+    if _address(config) == "local":  # nobody joins a Ray that was started here
+        return _fitting(config)
+    say(f"waiting up to {config.start_timeout_s:g} s for workers: {_shortage(config, wanted)}")
+    bundle = {"CPU": config.cpus_per_worker} | ({"GPU": config.gpus} if config.gpus else {})
+    # One group for each slot: an autoscaler adds nothing for a group beyond its limit. They go with this process, where
+    # ray.autoscaler.sdk.request_resources would hold the nodes of a driver that was killed.
+    groups = [placement_group([bundle] * config.workers_per_trial) for _ in range(wanted)]
+    give_up = time.monotonic() + config.start_timeout_s
+    try:
+        while (fitting := _fitting(config)) < wanted and time.monotonic() < give_up:
+            time.sleep(_LOOK_S)
+        return fitting
+    finally:
+        for group in groups:
+            remove_placement_group(group)
 
 
 def settle_gpus(config: Config) -> Config:
     """The same with a number for ``cluster.gpus_per_worker=auto``, by what the joined cluster has; says which."""
     if config.cluster.gpus_per_worker != "auto":
         return config
+    alone = replace(config.cluster, num_slots=1, gpus_per_worker=0.0)
+    if not _fitting(alone):  # who looks before the first worker has come sees no GPU
+        _await_room(alone, 1)
     num_gpus = _resources()["GPU"]
     found = f"{num_gpus:g} GPU{'' if num_gpus == 1 else 's'}" if num_gpus else "no GPU"
     use = "one for each worker" if num_gpus else "on the CPU"
