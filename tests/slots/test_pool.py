@@ -1,7 +1,5 @@
-"""The pool's threads, with Train runs that are put in their place and a board that is called directly."""
+"""The pool, with Train runs that are put in their place and a board that is called directly."""
 
-import threading
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +19,7 @@ class FakeBoard:
     def __init__(self, *, useful: int = 0, is_gone: bool = False) -> None:
         self.expected: list[list[str]] = []
         self.lost: list[str] = []
-        self.died = False
+        self.died = self.closed = False
         self._useful, self._is_gone = useful, is_gone
 
     def __getattr__(self, name: str) -> Any:
@@ -44,71 +42,119 @@ class FakeBoard:
     def _close(self) -> None:
         if self._is_gone:
             raise RayActorError
+        self.closed = True
+
+
+class FakeRun:
+    """The future of a Train run; ``reason``: why it ended, None while it goes on."""
+
+    reason: str | None = None
+
+
+class FakeRay:
+    """Keeper and clock of a pool; futures are seen through."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.runs: list[tuple[str, FakeRun]] = []
+        self.killed: list[Any] = []
+        self.waited = 0
+        self.now = 0.0
+        self.run = SimpleNamespace(remote=self._run)
+        monkeypatch.setattr(module, "beside_driver", lambda *_, **__: self)
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(ray, "get", lambda answer, timeout=None: getattr(answer, "reason", answer))
+        monkeypatch.setattr(ray, "wait", self._wait)
+        monkeypatch.setattr(ray, "kill", self.killed.append)
+
+    def _run(self, _: Config, arguments: dict[str, Any]) -> FakeRun:
+        self.runs.append((arguments["slot_id"], FakeRun()))
+        return self.runs[-1][1]
+
+    def _wait(self, runs: list[FakeRun], num_returns: int, timeout: float) -> tuple[list[FakeRun], list[FakeRun]]:
+        assert runs
+        assert num_returns == len(runs)
+        self.waited += timeout > 0
+        return [run for run in runs if run.reason], [run for run in runs if not run.reason]
 
 
 @pytest.fixture
-def make_pool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[SlotPool, FakeBoard]]:
-    monkeypatch.setattr(ray, "get", lambda answer, timeout=None: answer)
-    monkeypatch.setattr(module, "HEARTBEAT_S", 0.02)
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    return FakeRay(monkeypatch)
 
-    def make(run: Callable[[str], None], **kind: Any) -> tuple[SlotPool, FakeBoard]:
+
+@pytest.fixture
+def make_pool(fake: FakeRay) -> Callable[..., tuple[SlotPool, FakeBoard]]:
+    def make(**kind: Any) -> tuple[SlotPool, FakeBoard]:
         board = FakeBoard(**kind)
-        pool = SlotPool(Config(), None, board, num_slots=1, facts=None)  # type: ignore[arg-type]
-        monkeypatch.setattr(pool, "_run", run)
-        return pool, board
+        return SlotPool(Config(), None, board, num_slots=2, facts=None), board  # type: ignore[arg-type]
 
     return make
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 MakePool = Callable[..., tuple[SlotPool, FakeBoard]]
 
 
 def test_a_slot_that_gets_something_done_is_started_again_and_one_that_does_not_is_given_up(
-    make_pool: MakePool,
+    make_pool: MakePool, fake: FakeRay
 ) -> None:
-    def run(_: str) -> None:
-        raise RuntimeError("worker group failed")
-
-    pool, board = make_pool(run, useful=2)
+    pool, board = make_pool(useful=2)
     with pool:
-        wait_for(lambda: len(board.lost) == 3)
+        for _ in range(3):
+            fake.runs[-1][1].reason = "RuntimeError: worker group failed"
+            pool.look()
+            pool.look()
+        assert [slot for slot, _ in fake.runs] == ["slot-0", "slot-1", "slot-1", "slot-1"]
+        board.died, fake.now = True, 100.0
+        pool.look()
+        fake.now = 200.0
+        pool.look()
     assert board.lost == ["RuntimeError: worker group failed"] * 3
-    assert board.expected == [["slot-0"]]
+    assert board.expected == [["slot-0", "slot-1"], ["slot-0"]]
 
 
-def test_where_the_cluster_is_gone_its_threads_end_quietly(make_pool: MakePool) -> None:
-    """pytest makes an error of what a thread does not catch."""
-
-    def run(_: str) -> None:
-        raise RayActorError
-
-    pool, board = make_pool(run, is_gone=True)
+def test_a_pool_whose_slots_are_all_given_up_still_looks_and_closes(make_pool: MakePool, fake: FakeRay) -> None:
+    pool, board = make_pool()
     with pool:
-        wait_for(lambda: not any(thread.is_alive() for thread in pool._threads))
-    assert board.lost == []
+        for _, run in list(fake.runs):
+            run.reason = "ImportError: no torch"
+        pool.look()
+        pool.look()
+    assert len(fake.runs) == 2
+    assert board.closed
 
 
-def test_a_board_made_anew_is_opened_for_the_slots_that_are_left(make_pool: MakePool) -> None:
-    home = threading.Event()
-    pool, board = make_pool(lambda _: home.wait(10) and None)
+def test_a_board_made_anew_is_opened_once_the_slots_have_spoken(make_pool: MakePool, fake: FakeRay) -> None:
+    pool, board = make_pool()
     with pool:
+        pool.look()
         board.died = True
-        wait_for(lambda: len(board.expected) == 2)
-        home.set()
-    assert board.expected == [["slot-0"], ["slot-0"]]
+        for now, num_opened in ((1.0, 1), (5.0, 1), (10.0, 1), (15.0, 2), (20.0, 2)):
+            fake.now = now
+            pool.look()
+            assert len(board.expected) == num_opened, now
+        assert board.expected == [["slot-0", "slot-1"]] * 2
 
 
-def test_a_slot_that_goes_home_when_the_board_closes_is_not_started_again(make_pool: MakePool) -> None:
-    closing = threading.Event()
-    pool, board = make_pool(lambda _: closing.wait(10) and None, useful=5)
-    board._close = closing.set  # type: ignore[method-assign]
+def test_slots_go_home_when_the_sweep_is_over_and_are_not_waited_for_after_an_error(
+    make_pool: MakePool, fake: FakeRay
+) -> None:
+    pool, board = make_pool()
     with pool:
         pass
-    assert board.lost == []
+    assert board.closed
+    assert (fake.waited, fake.killed) == (1, [fake])
+    pool, board = make_pool()
+    with pytest.raises(KeyboardInterrupt), pool:
+        raise KeyboardInterrupt
+    assert not board.closed
+    assert (fake.waited, fake.killed) == (1, [fake, fake])
+
+
+def test_a_cluster_that_is_gone_is_said_while_it_runs_and_not_when_it_closes(
+    make_pool: MakePool, fake: FakeRay
+) -> None:
+    pool, _ = make_pool(is_gone=True)
+    with pool:
+        fake.runs[0][1].reason = "ActorDiedError: "
+        with pytest.raises(RayActorError):
+            pool.look()

@@ -2,13 +2,14 @@
 
 import contextlib
 import logging
+import os
 import tempfile
-import threading
+import time
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from unfreeze.config import Config
 from unfreeze.records import DataFacts
@@ -20,104 +21,138 @@ logger = logging.getLogger(__name__)
 _CLOSE_TIMEOUT_S = 30.0
 
 
-def run_slot(arguments: dict[str, Any]) -> None:
-    """`serve`, imported where it runs: the driver needs neither timm nor the data floor."""
-    from unfreeze.slots.worker import serve
-
-    serve(arguments)
-
-
-class SlotPool:
-    """``num_slots`` worker groups around one board; a context manager.
-
-    Each `TorchTrainer.fit` blocks, so each has a thread of its own here; the work itself is in Ray's processes.
-    """
+class SlotPool(tune.Callback):
+    """``num_slots`` worker groups around one board; a context manager, and a callback by which Tune lets it look after
+    them."""
 
     def __init__(self, config: Config, ledger: Ledger, board: Any, *, num_slots: int, facts: DataFacts) -> None:
         self._config = config
         self._board = board
+        self._arguments = {"board": board, "ledger": ledger, "config": config, "facts": facts}
         self._slot_ids = [f"slot-{number}" for number in range(num_slots)]
-        self._ledger = ledger
-        self._facts = facts
-        self._threads: list[threading.Thread] = []
-        self._closed = threading.Event()
+        self._runs: dict[Any, str] = {}  # the future of a Train run → its slot
+        self._next_look = 0.0
+        self._new_since: float | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (tune.Callback, ())  # Tune pickles its callbacks for a restore we never do
 
     def __enter__(self) -> "SlotPool":
         ray.get(self._board.expect.remote(self._slot_ids))
+        # What Train reads of the environment, it reads where `fit` is called.
+        environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
+        self._keeper = beside_driver(Keeper, environment, max_concurrency=len(self._slot_ids))
         for slot_id in self._slot_ids:
-            thread = threading.Thread(target=self._keep, args=(slot_id,), name=slot_id, daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        threading.Thread(target=self._watch_board, name="board", daemon=True).start()
+            self._start(slot_id)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._closed.set()
         with contextlib.suppress(ray.exceptions.RayError):  # the cluster is gone, and with it the slots
-            ray.get(self._board.close.remote(), timeout=_CLOSE_TIMEOUT_S)
-        if kind is None:  # after an error nobody waits: leaving the cluster ends the slots
-            for thread in self._threads:
-                thread.join(_CLOSE_TIMEOUT_S)
+            if kind is None:  # after an error nobody waits
+                ray.get(self._board.close.remote(), timeout=_CLOSE_TIMEOUT_S)
+                self._ended(_CLOSE_TIMEOUT_S)
+            ray.kill(self._keeper)  # and with it the slots that are left
 
-    def _watch_board(self) -> None:
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        self.look()
+
+    def look(self) -> None:
+        """Start slots again that went down over their work; open a board that died and was made anew.
+
+        Raises:
+            RayError: the cluster is gone.
+        """
+        for run in self._ended(wait_s=0):
+            self._see_to(self._runs.pop(run), reason=ray.get(run))
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + HEARTBEAT_S
+            self._look_at_board()
+
+    def _ended(self, wait_s: float) -> list[Any]:
+        runs = list(self._runs)
+        return ray.wait(runs, num_returns=len(runs), timeout=wait_s)[0] if runs else []
+
+    def _see_to(self, slot_id: str, reason: str) -> None:
+        logger.warning("%s went down: %s", slot_id, reason)
+        if ray.get(self._board.lose.remote(slot_id, reason)):
+            self._start(slot_id)
+        else:
+            self._slot_ids.remove(slot_id)
+
+    def _look_at_board(self) -> None:
         """A board that died was made anew by Ray, empty: once the slots have told what they hold, open it."""
-        while not self._closed.wait(HEARTBEAT_S):
-            with contextlib.suppress(ray.exceptions.RayError):  # seen to by whoever waits for an answer
-                if ray.get(self._board.is_new.remote()):
-                    logger.warning("the board died and was made anew; trials go on")
-                    if not self._closed.wait(2 * HEARTBEAT_S):
-                        ray.get(self._board.expect.remote(self._slot_ids))
+        if not ray.get(self._board.is_new.remote()):
+            self._new_since = None
+        elif self._new_since is None:
+            logger.warning("the board died and was made anew; trials go on")
+            self._new_since = time.monotonic()
+        elif time.monotonic() - self._new_since >= 2 * HEARTBEAT_S:
+            ray.get(self._board.expect.remote(self._slot_ids))
 
-    def _keep(self, slot_id: str) -> None:
-        """Keep one slot up until it goes home, or its workers are restarted again and again for nothing."""
-        while True:
-            try:
-                self._run(slot_id)
-                reason = "it went home"
-            except Exception as error:  # whatever was raised where, the slot is gone and its job must go elsewhere
-                reason = f"{type(error).__name__}: {error}"
-            if self._closed.is_set():  # Ray may be shut down by now, and any call would start it again
-                return
-            logger.warning("%s went down: %s", slot_id, reason)
-            try:
-                if not ray.get(self._board.lose.remote(slot_id, reason)):
-                    self._slot_ids.remove(slot_id)
-                    return
-            except ray.exceptions.RayError:  # the cluster is gone; the trials see to it
-                return
+    def _start(self, slot_id: str) -> None:
+        run = self._keeper.run.remote(self._config, {**self._arguments, "slot_id": slot_id})
+        self._runs[run] = slot_id
 
-    def _run(self, slot_id: str) -> None:
-        """One Train run of a slot."""
-        cluster = self._config.cluster
-        arguments = {
-            "slot_id": slot_id,
-            "board": self._board,
-            "ledger": self._ledger,
-            "config": self._config,
-            "facts": self._facts,
-        }
+
+def beside_driver(actor: type, *arguments: Any, max_concurrency: int | None = None) -> Any:
+    """An actor that takes no resources and is made anew, on this node, should it die; calls wait for it.
+
+    Without a strategy what asks for nothing is placed anywhere (ray#23343), and is lost with a worker's node.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": max_concurrency}
+    return ray.remote(scheduling_strategy=here, **options)(actor).remote(*arguments)
+
+
+class Keeper:
+    """An actor whose threads wait for the slots' Train runs.
+
+    In the driver they would still be inside Ray at `ray.shutdown`, and whichever comes back then ends the process with
+    exit code 1 (core_worker_process.cc: "The core worker has already been shutdown").
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        os.environ.update(environment)
+
+    def run(self, config: Config, arguments: dict[str, Any]) -> str:
+        """One Train run of a slot, from its start to its end; returns why it ended."""
+        # Here, since the driver needs no torch.
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        cluster = config.cluster
         resources = {"CPU": cluster.cpus_per_worker}
         if cluster.gpus:
             resources["GPU"] = cluster.gpus
-        # Train wants a place for its own state; we report it no checkpoints, so a local folder does on any cluster.
-        with tempfile.TemporaryDirectory(prefix="unfreeze-train-", ignore_cleanup_errors=True) as folder:
-            trainer = TorchTrainer(
-                run_slot,
-                train_loop_config=arguments,
-                scaling_config=ScalingConfig(
-                    num_workers=cluster.workers_per_trial,
-                    use_gpu=cluster.gpus > 0,
-                    resources_per_worker=resources,
-                ),
-                run_config=RunConfig(
-                    name=f"{self._config.sweep.name}-{slot_id}",
-                    storage_path=folder,
-                    # The defaults retry controller and preemption failures for ever.
-                    failure_config=FailureConfig(
-                        max_failures=cluster.max_slot_failures,
-                        controller_failure_limit=cluster.max_slot_failures,
-                        max_preemption_failures=100,
+        try:
+            # Train wants a place for its own state; we report it no checkpoints, so a local folder does anywhere.
+            with tempfile.TemporaryDirectory(prefix="unfreeze-train-", ignore_cleanup_errors=True) as folder:
+                TorchTrainer(
+                    run_slot,
+                    train_loop_config=arguments,
+                    scaling_config=ScalingConfig(
+                        num_workers=cluster.workers_per_trial,
+                        use_gpu=cluster.gpus > 0,
+                        resources_per_worker=resources,
                     ),
-                ),
-            )
-            trainer.fit()
+                    run_config=RunConfig(
+                        name=f"{config.sweep.name}-{arguments['slot_id']}",
+                        storage_path=folder,
+                        # The defaults retry controller and preemption failures for ever.
+                        failure_config=FailureConfig(
+                            max_failures=cluster.max_slot_failures,
+                            controller_failure_limit=cluster.max_slot_failures,
+                            max_preemption_failures=100,
+                        ),
+                    ),
+                ).fit()
+        except Exception as error:  # whatever was raised where, the slot is gone and its job must go elsewhere
+            return f"{type(error).__name__}: {error}"
+        return "it went home"
+
+
+def run_slot(arguments: dict[str, Any]) -> None:
+    """`serve`, imported where it runs: neither driver nor keeper needs timm or the data floor."""
+    from unfreeze.slots.worker import serve
+
+    serve(arguments)

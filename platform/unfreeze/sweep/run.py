@@ -6,9 +6,7 @@ Running it again is how it resumes: every step looks in the ledger first.
 import logging
 import tempfile
 
-import ray
 from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from unfreeze.config import Config
 from unfreeze.cost.model import cost_model
@@ -25,7 +23,7 @@ from unfreeze.search.searcher import PlannedSearch
 from unfreeze.search.space import make_space
 from unfreeze.slots.board import Board
 from unfreeze.slots.outcome import reopened
-from unfreeze.slots.pool import SlotPool
+from unfreeze.slots.pool import SlotPool, beside_driver
 from unfreeze.slots.trial import SlotTrial
 from unfreeze.storage.base import check_writable
 from unfreeze.storage.lease import hold
@@ -151,19 +149,14 @@ def run_trials(
             num_slots,
             config.search.concurrency,
         )
-    # An actor that asks for nothing is placed anywhere (ray#23343), and would be lost with a worker's node.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    lasting = {"max_restarts": -1, "max_task_retries": -1}  # a board that dies is made anew, calls wait for it
-    board = ray.remote(num_cpus=0, scheduling_strategy=here, **lasting)(Board).remote(
-        config.cluster.heartbeat_timeout_s
-    )
+    board = beside_driver(Board, config.cluster.heartbeat_timeout_s)
     # Two sweeps on one cluster must not overwrite each other's trainable (ray#31330).
     trainable = f"unfreeze-{config.sweep.name}"
     # A trial waits for a slot and computes nothing; a request may not be empty, so it takes a crumb of the head node.
     crumb = {"CPU": 0, "node:__internal_head__": 0.001}
     tune.register_trainable(trainable, tune.with_resources(tune.with_parameters(SlotTrial, board=board), crumb))
     with (
-        SlotPool(config, ledger, board, num_slots=num_slots, facts=data),
+        SlotPool(config, ledger, board, num_slots=num_slots, facts=data) as pool,
         tempfile.TemporaryDirectory(prefix="unfreeze-tune-", ignore_cleanup_errors=True) as folder,
     ):
         tuner = tune.Tuner(
@@ -178,7 +171,7 @@ def run_trials(
                 name=config.sweep.name,
                 storage_path=folder,
                 verbose=0,
-                callbacks=callbacks,
+                callbacks=[*callbacks, pool],
             ),
         )
         tuner.fit()
