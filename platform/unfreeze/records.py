@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from math import isnan
 from statistics import fmean
 from typing import Any
 
@@ -66,8 +67,12 @@ class TrialRecord:
 
     @property
     def best_val_accuracy(self) -> float | None:
-        """Best validation accuracy over the reports: that of the exported checkpoint. None before the first."""
-        return max((report.val_accuracy for report in self.reports), default=None)
+        """Best validation accuracy over the reports: that of the exported checkpoint. None before the first.
+
+        What is no number counts as 0: it would win or lose by its place among the others.
+        """
+        accuracies = (report.val_accuracy for report in self.reports)
+        return max((0.0 if isnan(value) else value for value in accuracies), default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ import numpy as np
 import optuna
 import pytest
 
+from unfreeze.evidence.model import Posterior
 from unfreeze.search import EvidenceSampler
 
 SIZES = {"ln1": 128, "mha": 16640, "ln2": 128, "fc1": 16640, "fc2": 16448}
@@ -96,6 +97,47 @@ def test_pruned_trials_count_and_failed_ones_do_not() -> None:
     assert len({tuple(trial.params.items()) for trial in study.trials[1:]}) == 4
 
 
+def test_what_is_no_number_says_nothing() -> None:
+    """A loss that breaks down is reported as NaN and pruned, or returned, which Optuna takes for a failure."""
+
+    def objective(trial: optuna.Trial) -> float:
+        value = accuracy(trial)
+        trial.report(float("nan") if trial.number != 1 else value, 0)
+        if trial.number == 1:
+            trial.report(float("nan"), 1)
+        if trial.number < 3:
+            raise optuna.TrialPruned
+        return float("nan")
+
+    sampler = EvidenceSampler(SIZES, RATES)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(objective, n_trials=6)
+    assert [trial.state.name for trial in study.trials] == ["PRUNED"] * 3 + ["FAIL"] * 3
+    _, tried = sampler._posterior(study, 6)
+    assert len(tried) == 1  # the second, which said a number first
+
+
+@pytest.mark.parametrize("width", [5, 12])
+def test_a_fit_that_breaks_down_draws_at_random_and_says_so(
+    width: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Among what is allowed, whether all sets can be looked at or not."""
+
+    def breaks(*_: object) -> None:
+        raise np.linalg.LinAlgError("Matrix is not positive definite")
+
+    monkeypatch.setattr(Posterior, "__init__", breaks)
+    names = [f"s{number}" for number in range(width)]
+    sampler = EvidenceSampler(dict.fromkeys(names, 100), RATES, allowed=lambda on: "s0" not in on)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for _ in range(4):
+        trial = study.ask()
+        assert not trial.suggest_categorical("s0", [False, True])
+        assert any(trial.suggest_categorical(name, [False, True]) for name in names)
+        assert RATES[0] <= trial.suggest_float("learning_rate", *RATES, log=True) <= RATES[1]
+    assert caplog.text.count("drawn at random") == 4
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -103,11 +145,21 @@ def test_pruned_trials_count_and_failed_ones_do_not() -> None:
         (lambda: EvidenceSampler(SIZES, (0.0, 0.1)), r"positive \(low, high\)"),
         (lambda: EvidenceSampler(SIZES, RATES, scores={"mha": 1.0}), "scores must have each of"),
         (lambda: EvidenceSampler(SIZES, RATES, kinds={"mha": "a"}), "kinds must have each of"),
+        (lambda: EvidenceSampler(SIZES, RATES, allowed=lambda on: False), "must leave some set of .*refused every one"),
     ],
 )
 def test_what_cannot_be_is_said(make: Callable[[], EvidenceSampler], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_too_many_sets_to_look_at_and_none_of_them_allowed() -> None:
+    switches = {f"s{number}": 100 for number in range(12)}
+    study = optuna.create_study(
+        sampler=EvidenceSampler(switches, RATES, allowed=lambda on: False), direction="maximize"
+    )
+    with pytest.raises(ValueError, match="allowed must leave some of the 12 switches' sets"):
+        study.ask().suggest_categorical("s0", [False, True])
 
 
 def test_a_study_of_another_kind_is_refused() -> None:

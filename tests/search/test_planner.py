@@ -345,17 +345,52 @@ def test_a_trial_waits_for_what_it_may_know_and_no_more(
 
 
 def test_what_the_sampler_is_told(make_record: Callable[..., TrialRecord]) -> None:
+    assert observed_value(make_record(0, "mha", [float("nan"), 0.7, 0.6])) == 0.7
+    assert observed_value(make_record(0, "mha", [float("nan")])) == 0.0
     assert observed_value(make_record(0, "mha", [0.2, 0.7, 0.6])) == 0.7
     assert observed_value(make_record(0, "mha", [0.2, 0.3], state=TrialState.STOPPED)) == 0.3
     assert observed_value(make_record(0, "mha", [0.9], state=TrialState.DIVERGED)) == 0.0
     assert observed_value(make_record(0, "mha", [0.9], state=TrialState.FAILED)) is None
 
 
-def test_a_sweep_where_everything_fails_ends(make_planner: MakePlanner) -> None:
+@pytest.mark.parametrize("state", [TrialState.FAILED, TrialState.DIVERGED])
+@pytest.mark.parametrize("settle", [None, 1.0])
+def test_a_sweep_where_everything_fails_ends(
+    state: TrialState, settle: float | None, make_planner: MakePlanner
+) -> None:
+    """Nothing is settled by it, and nothing confirmed."""
     records = sweep(
-        make_planner(), lambda spec: TrialRecord(spec=spec, state=TrialState.FAILED, error="RuntimeError: broken")
+        make_planner(settle=settle), lambda spec: TrialRecord(spec=spec, state=state, error="RuntimeError: broken")
     )
     assert len(records) == 14
+
+
+def test_one_trial_alone(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    records = specs(sweep(make_planner(num_trials=1, confirm_top=0), fake_trial))
+    assert [(spec.selection, spec.origin) for spec in records] == [("mha", "prior")]
+    searched = specs(sweep(make_planner(num_trials=1, first="none", baselines=[], confirm_top=0), fake_trial))
+    assert [spec.origin for spec in searched] == ["search"]
+
+
+@pytest.mark.parametrize("sampler", ["model", "tpe", "gp", "random"])
+def test_more_in_flight_than_there_are_candidates(
+    sampler: str, make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    """One configuration, eight at a time: it is run again and again, each time on another seed."""
+    planner = make_planner(
+        space="listed",
+        selections=["mha+fc1"],
+        baselines=[],
+        learning_rate_low=0.01,
+        learning_rate_high=0.01,
+        concurrency=8,
+        num_trials=12,
+        sampler=sampler,
+    )
+    records = specs(sweep(planner, fake_trial, slots=8))
+    assert {(spec.selection, spec.learning_rate) for spec in records} == {("mha+fc1", 0.01)}
+    assert [spec.seed for spec in records] == list(range(len(records)))
+    assert len(records) >= 12
 
 
 # --- accuracy against cost --------------------------------------------------------------------------------------------

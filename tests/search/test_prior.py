@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 
 from unfreeze.config import PriorConfig, RivalScore
+from unfreeze.errors import ModelError
 from unfreeze.load import load_config
 from unfreeze.records import COMPONENTS, MODES, PlasticityRow, PlasticityTable
 from unfreeze.search.prior import component_means, prior_scores
@@ -51,6 +52,11 @@ def test_reversed_is_minus_the_reference(table: PlasticityTable) -> None:
     reference = prior_scores("reference", table, num_blocks=NUM_BLOCKS)
     reversed_scores = prior_scores("reversed", table, num_blocks=NUM_BLOCKS)
     assert reversed_scores == {member: -value for member, value in reference.items()}
+
+
+def test_a_table_of_another_model_is_refused(table: PlasticityTable) -> None:
+    with pytest.raises(ModelError, match=r"no 12\.ln1, which this model of 24 blocks has: it is of another model"):
+        prior_scores("reference", table, num_blocks=24)
 
 
 def test_uniform_has_no_opinion_and_asks_nothing() -> None:

@@ -215,6 +215,7 @@ def test_a_list_has_as_few_switches_as_tell_its_selections_apart() -> None:
     ("selections", "message"),
     [
         (["mha", "fc1", "mha@0-5"], "'mha' and 'mha@0-5', which are the same"),
+        (["mha", "fc1", "mha"], "'mha' and 'mha', which are the same"),
         (["mha", "all"], "has 'all'; compare it as one of search.baselines"),
         (["none"], "has 'none'"),
         (["mha:lora(2)"], r"has 'mha:lora\(2\)'"),

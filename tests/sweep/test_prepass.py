@@ -238,6 +238,18 @@ def test_a_resumed_sweep_keeps_its_own_table(make: Make, calls: Counter[str], tm
         assert ledger.read_json("plasticity.json") == stored
 
 
+def test_a_table_of_another_model_is_refused(make: Make, calls: Counter[str]) -> None:
+    """Copied there from another sweep's folder."""
+    config = make()
+    begin(config)
+    ledger = ledger_of(config)
+    ledger.write_json("plasticity.json", {**ledger.read_json("plasticity.json"), "model_digest": "of another"})
+    with pytest.raises(SweepMismatchError, match=r"plasticity\.json was measured on another model .*delete it"):
+        pre_pass(config, ledger)
+    ledger.delete("plasticity.json")
+    assert pre_pass(config, ledger)[2].model_digest != "of another"
+
+
 def test_a_sweep_that_was_never_claimed_begins_anew(make: Make, calls: Counter[str]) -> None:
     config = make()
     ledger = ledger_of(config)

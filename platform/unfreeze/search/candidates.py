@@ -79,15 +79,31 @@ class Candidates:
         last = at_every_rate(np.unique(best.switches, axis=0), log_rates)
         return most_telling(posterior, posterior.outlook(last), rivals)
 
+    def at_random(self, log_rates: np.ndarray, rng: np.random.Generator) -> Points:
+        """One point without regard to any trial."""
+        pool = self.subsets if self.subsets is not None else self._some(rng)
+        return at_every_rate(pool[[rng.integers(len(pool))]], log_rates[[rng.integers(len(log_rates))]])
+
     def _starts(self, posterior: Posterior, tried: Points, rng: np.random.Generator) -> np.ndarray:
         """What did best, single switches and random subsets."""
+        if not len(tried):
+            return self._some(rng)
+        leading = np.argsort(-posterior.expected_logits(tried), kind="stable")[: 2 * _NUM_STARTS]
+        return self._some(rng, tried.switches[leading])
+
+    def _some(self, rng: np.random.Generator, *more: np.ndarray) -> np.ndarray:
+        """Single switches and random subsets, as far as they are allowed, and ``more``."""
         density = rng.uniform(0.05, 0.95, (_NUM_RANDOM, 1))
-        starts = [np.eye(self._width), (rng.random((_NUM_RANDOM, self._width)) < density).astype(np.float64)]
-        if len(tried):
-            leading = np.argsort(-posterior.expected_logits(tried), kind="stable")[: 2 * _NUM_STARTS]
-            starts.append(tried.switches[leading])
-        found = self._only_allowed(starts)
-        return np.stack([self._draw(rng) for _ in range(8)]) if not len(found) and self._draw else found
+        drawn = (rng.random((_NUM_RANDOM, self._width)) < density).astype(np.float64)
+        found = self._only_allowed([np.eye(self._width), drawn, *more])
+        if not len(found) and self._draw is not None:
+            return np.stack([self._draw(rng) for _ in range(8)])
+        if not len(found):
+            raise ValueError(
+                f"allowed must leave some of the {self._width} switches' sets, but refused each alone and all of "
+                f"{_NUM_RANDOM} drawn at random"
+            )
+        return found
 
     def _only_allowed(self, subsets: Sequence[np.ndarray]) -> np.ndarray:
         unique = np.unique(np.concatenate(subsets), axis=0)

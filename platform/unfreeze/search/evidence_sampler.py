@@ -1,5 +1,6 @@
 """The model of the evidence as a sampler of Optuna's, for studies of anything that is switched on or off."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from unfreeze.evidence.model import Points, Posterior, Terms
 from unfreeze.search.candidates import Candidates, every_subset, rates_between
 from unfreeze.seeding import derive_seed
 
+logger = logging.getLogger(__name__)
+
 
 class EvidenceSampler(BaseSampler):
     """Proposes which switches to turn on, and at which learning rate, by one Bayesian model of all finished trials.
@@ -23,7 +26,7 @@ class EvidenceSampler(BaseSampler):
     ``trial.suggest_float(learning_rate_name, *learning_rate, log=True)``, and return an accuracy in 0 to 1, which the
     study maximises. What else they suggest is drawn at random. A trial is a pure function of the seed, its number, and
     the trials that are there when it is asked for; running ones are taken to come out as expected, pruned ones count
-    with their best intermediate value, failed ones not at all.
+    with their best intermediate value that is a number, failed ones not at all.
 
     Args:
         switches: name → parameters that it trains (the model's `size`).
@@ -34,8 +37,8 @@ class EvidenceSampler(BaseSampler):
         allowed: whether a set of switches may be tried; None: any but the empty one.
 
     Raises:
-        ValueError: no switch, a rate range that is none, scores or kinds of other switches; while sampling a study of
-            several objectives or that minimises, or a value outside 0 to 1.
+        ValueError: no switch, a rate range that is none, scores or kinds of other switches, no set that is allowed;
+            while sampling a study of several objectives or that minimises, or a value outside 0 to 1.
     """
 
     def __init__(
@@ -76,7 +79,10 @@ class EvidenceSampler(BaseSampler):
             on = frozenset(name for name, value in zip(self._names, row, strict=True) if value)
             return bool(on) and (allowed is None or allowed(on))
 
-        self._candidates = Candidates(len(self._names), every_subset(len(self._names), fits), allowed=fits)
+        subsets = every_subset(len(self._names), fits)
+        if subsets is not None and not len(subsets):
+            raise ValueError(f"allowed must leave some set of {self._names}, but refused every one")
+        self._candidates = Candidates(len(self._names), subsets, allowed=fits)
         self._independent = RandomSampler(seed=seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -89,8 +95,12 @@ class EvidenceSampler(BaseSampler):
             raise ValueError(f"the study must maximise one accuracy, but its directions are {study.directions}")
         rng = np.random.default_rng(derive_seed(self._seed, "proposal", trial.number))
         with threadpool_limits(limits=1, user_api="blas"):
-            posterior, tried = self._posterior(study, trial.number)
-            chosen = self._candidates.choose(posterior, tried, self._log_rates, rng)
+            try:
+                posterior, tried = self._posterior(study, trial.number)
+                chosen = self._candidates.choose(posterior, tried, self._log_rates, rng)
+            except np.linalg.LinAlgError as error:  # never seen; a study must not end by it
+                logger.warning("trial %d is drawn at random: the model could not be fitted (%s)", trial.number, error)
+                chosen = self._candidates.at_random(self._log_rates, rng)
         low, high = self._range
         rate = min(max(float(10 ** chosen.log_rates[0]), low), high)  # 10**log10(x) may lie a rounding error outside
         return {**dict(zip(self._names, (chosen.switches[0] > 0.5).tolist(), strict=True)), self._rate_name: rate}
@@ -126,11 +136,14 @@ class EvidenceSampler(BaseSampler):
 
 
 def outcome(trial: FrozenTrial) -> float | None:
-    """What a trial came to; None while it runs, or where nothing was reported before it was pruned."""
+    """What a trial came to; None while it runs, or where no number was reported before it was pruned."""
     if trial.state is TrialState.COMPLETE:
         value = trial.value
-    elif trial.state is TrialState.PRUNED and trial.intermediate_values:
-        value = max(trial.intermediate_values.values())
+    elif trial.state is TrialState.PRUNED:
+        reported = [value for value in trial.intermediate_values.values() if not math.isnan(value)]
+        if not reported:
+            return None
+        value = max(reported)
     else:
         return None
     if value is None or not 0 <= value <= 1:

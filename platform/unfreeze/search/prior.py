@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from statistics import fmean
 
+from unfreeze.errors import ModelError
 from unfreeze.records import COMPONENTS, PlasticityTable
 
 
@@ -11,12 +12,22 @@ def prior_scores(score: str, table: PlasticityTable, *, num_blocks: int) -> dict
 
     A mode's name: plasticity; a rival's (`plasticity.scores`): what it measured; ``reversed``: minus the reference
     plasticity, the adversary that a search must survive; ``uniform``: no opinion.
+
+    Raises:
+        ModelError: the table is of a model with fewer blocks.
     """
+    members = [(block, name) for block in range(num_blocks) for name in COMPONENTS]
     if score == "uniform":
-        return {(block, name): 0.0 for block in range(num_blocks) for name in COMPONENTS}
+        return dict.fromkeys(members, 0.0)
     sign = -1.0 if score == "reversed" else 1.0
     measured = table.by_group["reference" if score == "reversed" else score]
-    return {(block, name): sign * measured[f"{block}.{name}"] for block in range(num_blocks) for name in COMPONENTS}
+    missing = [f"{block}.{name}" for block, name in members if f"{block}.{name}" not in measured]
+    if missing:
+        raise ModelError(
+            f"the plasticity table has no {missing[0]}, which this model of {num_blocks} blocks has: it is of another "
+            f"model; measure this one's"
+        )
+    return {(block, name): sign * measured[f"{block}.{name}"] for block, name in members}
 
 
 def component_means(scores: Mapping[tuple[int, str], float]) -> dict[str, float]:

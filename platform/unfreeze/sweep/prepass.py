@@ -18,7 +18,7 @@ def pre_pass(config: Config, ledger: Ledger) -> tuple[ModelFacts, DataFacts, Pla
     """Look at model and data, measure plasticity; both are kept in the ledger. Needs a Ray cluster to be joined.
 
     Raises:
-        SweepMismatchError: the sweep began with another model or other data.
+        SweepMismatchError: the sweep began with another model or other data, or its table is another model's.
     """
     resumed = ledger.is_claimed(config)
     cache = PlasticityCache(config)
@@ -31,6 +31,11 @@ def pre_pass(config: Config, ledger: Ledger) -> tuple[ModelFacts, DataFacts, Pla
     facts = {"model": to_dict(model), "data": to_dict(data)}
     if resumed:
         _check_unchanged(ledger, facts)
+    if table.model_digest != model.digest:  # put there by hand
+        raise SweepMismatchError(
+            f"{ledger.url('plasticity.json')} was measured on another model than the sweep's (digest "
+            f"{table.model_digest[:12]}…, not {model.digest[:12]}…); delete it and it is measured again"
+        )
     ledger.write_json("facts.json", facts)
     ledger.write_json("plasticity.json", to_dict(table))
     return model, data, table
