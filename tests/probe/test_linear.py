@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from torch import Tensor, nn
@@ -175,23 +175,29 @@ def test_features_that_differ_by_rounding_alone_are_constant() -> None:
     assert not ours_val.any()
 
 
-@pytest.mark.parametrize(("count", "width"), [(200, 30), (40, 60)])
-def test_ridge_is_scikit_learns_at_the_penalty_best_on_validation(count: int, width: int) -> None:
-    (x, labels), (z, val_labels) = clouds(count, width, 1), clouds(90, width, 2)
+@pytest.mark.parametrize(("count", "width"), [(200, 30), (40, 60), (40, 40)])
+def test_ridge_is_scikit_learns_at_the_penalty_that_leaving_one_out_chooses(count: int, width: int) -> None:
+    (x, labels), (z, _) = clouds(count, width, 1), clouds(90, width, 2)
     x, z, _ = standardise(x, z)
-    penalty, guesses, val_guesses = fit_ridge(x, labels, z, val_labels, num_classes=5, device=CPU)
-    targets = np.eye(5)[labels]
-    correct = {}
+    penalty, guesses, val_guesses = fit_ridge(x, labels, z, num_classes=5, device=CPU)
+    theirs = RidgeClassifierCV(alphas=[candidate * count for candidate in RIDGE_PENALTIES]).fit(x, labels)
+    assert penalty == theirs.alpha_
+    assert min(RIDGE_PENALTIES) * count < penalty < max(RIDGE_PENALTIES) * count
+    np.testing.assert_array_equal(val_guesses, theirs.predict(z))
+    np.testing.assert_array_equal(guesses, theirs.predict(x))
+
+
+def test_leaving_one_out_is_what_fits_without_each_image_give() -> None:
+    (x, labels), (z, _) = clouds(30, 12, 1), clouds(5, 12, 2)
+    x, z, _ = standardise(x, z)
+    targets, errors = np.eye(5)[labels], {}
     for candidate in RIDGE_PENALTIES:
-        model = Ridge(alpha=candidate * count).fit(x, targets)
-        theirs = model.predict(z).argmax(1)
-        correct[candidate * count] = int((theirs == val_labels).sum())
-        if candidate * count == penalty:
-            np.testing.assert_array_equal(val_guesses, theirs)
-            np.testing.assert_array_equal(guesses, model.predict(x).argmax(1))
-    assert len(set(correct.values())) > 3
-    most = max(correct.values())
-    assert penalty == max(alpha for alpha, number in correct.items() if number == most)
+        model, rows = Ridge(alpha=candidate * 30), range(30)
+        others = [[other for other in rows if other != row] for row in rows]
+        missed = [targets[row] - model.fit(x[rest], targets[rest]).predict(x[[row]])[0] for row, rest in enumerate(others)]
+        errors[candidate * 30] = (np.array(missed) ** 2).sum()
+    penalty, *_ = fit_ridge(x, labels, z, num_classes=5, device=CPU)
+    assert penalty == min(errors, key=lambda candidate: errors[candidate])
 
 
 def test_logistic_is_scikit_learns_at_the_strength_best_on_validation() -> None:

@@ -50,10 +50,15 @@ def _accuracy(result: ProbeResult) -> str:
 
 def _notes(table: ProbeTable) -> list[str]:
     num_val = table.results[0].num_val
+    chosen = (
+        "each penalty by leaving out one training image after another"
+        if table.method == "ridge"
+        else f"the {num_val:,} validation images chose C too, so each accuracy is a little too good"
+    )
     lines = [
         f"{table.method}, {'class token' if table.pool == 'token' else 'mean over tokens'}, {table.num_train:,} "
-        f"training images of {table.num_classes} classes; the {num_val:,} validation images chose the regularisation "
-        f"too, so the best of many is a little too good. Test images stayed sealed.",
+        f"training images of {table.num_classes} classes; {chosen}. The best of many sites is a little too good; test "
+        f"images stayed sealed.",
         f"features {table.feature_seconds:.1f} s and {table.feature_bytes / 2**20:,.0f} MiB, fits "
         f"{sum(result.seconds for result in table.results):.1f} s",
     ]
