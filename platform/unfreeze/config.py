@@ -340,7 +340,8 @@ class SearchConfig:
         "beyond the range at most; false: never outside",
     )
     start_learning_rates: list[PositiveFloat] = option(
-        [], "of components alone and baselines; []: as sampler=model asks, else the geometric mean of the range"
+        [],
+        "of components alone and baselines, all at one before the next; []: as sampler=model asks, else three rates",
     )
     baselines: list[str] = option(["all", "none"], "selections tried after the components alone; []: none")
     max_trainable_share: Share = option(1.0, "of the model's parameters, head included; 1: off")

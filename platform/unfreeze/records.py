@@ -208,6 +208,7 @@ class Recommendation:
     num_seeds: int
     trainable_parameters: int
     trial_ids: tuple[str, ...]  # best on validation first; its checkpoint is exported if this is what is recommended
+    num_rates: int = 1  # learning rates at which the selection has finished
     test_accuracy: float | None = None  # mean over seeds; given only where it made the choice (search.select_on=test)
     test_accuracy_sd: float | None = None
 

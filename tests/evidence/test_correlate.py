@@ -79,7 +79,7 @@ class TestWhatCounts:
             build_trial(4, "mha", 0.99, learning_rate=0.5, state=TrialState.STOPPED),
         ]
         (score,) = score_selections(trials, model)
-        assert (score.learning_rate, score.num_seeds) == (0.1, 2)
+        assert (score.learning_rate, score.num_seeds, score.num_rates) == (0.1, 2, 2)  # 0.5 did not finish
         assert score.val_accuracy == pytest.approx(0.82)
 
     def test_baselines_and_embed_are_left_out(self, build_trial, evidence, model):
@@ -88,7 +88,12 @@ class TestWhatCounts:
         found = by_name(correlate(evidence.plasticity, trials, model))
         assert found["selections"].n == 3
         assert found["components"].n == 3
-        assert "finished trials only" in found["components"].held_fixed
+        assert found["components"].held_fixed == (
+            "finished trials only, each selection at the one learning rate it was tried at"
+        )
+        trials.append(build_trial(9, "fc1", 0.5, learning_rate=0.7))
+        held_fixed = by_name(correlate(evidence.plasticity, trials, model))["components"].held_fixed
+        assert held_fixed == "finished trials only, each selection at its own best of 1 to 2 learning rates"
 
     def test_lora_is_no_evidence_on_the_component(self, build_trial, evidence, model):
         model = replace(model, lora_sizes={f"{block}.mha": 30 for block in range(model.num_blocks)})

@@ -194,7 +194,9 @@ def test_leaving_one_out_is_what_fits_without_each_image_give() -> None:
     for candidate in RIDGE_PENALTIES:
         model, rows = Ridge(alpha=candidate * 30), range(30)
         others = [[other for other in rows if other != row] for row in rows]
-        missed = [targets[row] - model.fit(x[rest], targets[rest]).predict(x[[row]])[0] for row, rest in enumerate(others)]
+        missed = [
+            targets[row] - model.fit(x[rest], targets[rest]).predict(x[[row]])[0] for row, rest in enumerate(others)
+        ]
         errors[candidate * 30] = (np.array(missed) ** 2).sum()
     penalty, *_ = fit_ridge(x, labels, z, num_classes=5, device=CPU)
     assert penalty == min(errors, key=lambda candidate: errors[candidate])

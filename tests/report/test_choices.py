@@ -11,7 +11,7 @@ from unfreeze.report.page import html_report, terminal_report
 LABEL = "learning rate chosen on test accuracy, as the paper's code does; optimistic"
 
 
-def choice(selection: str, *, test: float | None, trial_ids: tuple[str, ...]) -> Recommendation:
+def choice(selection: str, *, test: float | None, trial_ids: tuple[str, ...], num_rates: int = 4) -> Recommendation:
     return Recommendation(
         selection=selection,
         learning_rate=0.01,
@@ -20,6 +20,7 @@ def choice(selection: str, *, test: float | None, trial_ids: tuple[str, ...]) ->
         num_seeds=2,
         trainable_parameters=133_898,
         trial_ids=trial_ids,
+        num_rates=num_rates,
         test_accuracy=test,
         test_accuracy_sd=None if test is None else 0.0123,
     )
@@ -29,7 +30,7 @@ def choice(selection: str, *, test: float | None, trial_ids: tuple[str, ...]) ->
 def grid(evidence: Evidence) -> Evidence:
     choices = (
         choice("mha+fc1", test=None, trial_ids=("trial-00008", "trial-00007")),
-        choice("mha", test=None, trial_ids=("trial-00000",)),
+        choice("mha", test=None, trial_ids=("trial-00000",), num_rates=2),
     )
     config = {**evidence.config, "search": {**evidence.config["search"], "space": "grid"}}
     return dataclasses.replace(evidence, config=config, choices=choices)
@@ -56,10 +57,21 @@ def test_only_a_grid_has_the_table(evidence: Evidence, grid: Evidence) -> None:
 
 def test_validation_chooses_by_default_and_the_reports_say_so(grid: Evidence) -> None:
     text, page = " ".join(terminal_report(grid).split()), html_report(grid)
-    assert "Each selection at its best rate: learning rate chosen on validation accuracy" in text
-    assert "Mean ± sd over seeds; learning rate chosen on validation accuracy." in page
+    assert (
+        "Each selection at its own best of 2 to 4 learning rates: learning rate chosen on validation accuracy" in text
+    )
+    assert "<h3>Each selection at its own best of 2 to 4 learning rates: learning rate chosen on validation" in page
     assert "Chosen on validation data only; the test images were opened once, after the choice." in page
     assert "optimistic" not in text + page
+
+
+def test_of_one_rate_nothing_was_chosen(grid: Evidence) -> None:
+    alone = dataclasses.replace(grid, choices=tuple(dataclasses.replace(own, num_rates=1) for own in grid.choices))
+    text = " ".join(terminal_report(alone).split())
+    assert "Each selection at the one learning rate it was tried at" in text
+    assert "best of" not in text + html_report(alone)
+    three = dataclasses.replace(grid, choices=tuple(dataclasses.replace(own, num_rates=3) for own in grid.choices))
+    assert "selection at its own best of 3 learning rates" in html_report(three)
 
 
 def test_a_test_that_was_opened_before_is_no_sealed_one(grid: Evidence) -> None:
@@ -72,7 +84,7 @@ def test_a_choice_on_test_accuracy_is_labelled_wherever_it_shows(published: Evid
     assert choice_rows(published)[1][3] == "90.00% ± 1.23"
     text, page = terminal_report(published), html_report(published).replace("&#39;", "'")
     flat = " ".join(text.split())
-    assert f"Each selection at its best rate: {LABEL}" in flat
+    assert f"Each selection at its own best of 2 to 4 learning rates: {LABEL}" in flat
     assert "95.50% ± 1.23 (mean ± sd over 2 seeds)" in flat
     assert page.count(LABEL) == 3  # among the recommendation's rows, below them, and below the table
     assert "Chosen on validation data only" not in page

@@ -131,12 +131,16 @@ def test_the_first_points_go_by_score(make_planner: MakePlanner, fake_trial: Fak
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_without_the_model_they_stand_at_the_geometric_mean(
+def test_without_the_model_each_stands_at_three_rates_of_the_range(
     sampler: str, make_planner: MakePlanner, fake_trial: FakeTrial
 ) -> None:
-    records = specs(sweep(make_planner(sampler=sampler), fake_trial))
-    assert [spec.selection for spec in records[:7]] == ["mha", "fc1", "fc2", "ln2", "ln1", "all", "none"]
-    assert [spec.learning_rate for spec in records[:7]] == pytest.approx([1e-2] * 7)
+    records = specs(sweep(make_planner(sampler=sampler, num_trials=22), fake_trial))
+    assert [spec.selection for spec in records[:21]] == ["mha", "fc1", "fc2", "ln2", "ln1", "all", "none"] * 3
+    rates = [10**-2, 10**-2.6666667, 10**-1.3333333]  # the middle of 10⁻³ to 10⁻¹ and of the thirds beside it
+    assert [spec.learning_rate for spec in records[:21:7]] == pytest.approx(rates)
+    assert records[21].origin == "search"
+    narrow = make_planner(sampler=sampler, learning_rate_low=0.1, num_trials=8)
+    assert specs(sweep(narrow, fake_trial))[7].origin == "search"  # one rate is tried once
 
 
 def test_without_them_the_sampler_begins_after_the_baselines(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
@@ -176,10 +180,11 @@ def test_each_first_point_at_each_start_learning_rate(make_planner: MakePlanner,
     records = specs(sweep(make_planner(start_learning_rates=[0.003, 0.03], num_trials=15), fake_trial))
     assert [(s.selection, s.learning_rate) for s in records[:4]] == [
         ("mha", 0.003),
-        ("mha", 0.03),
         ("fc1", 0.003),
-        ("fc1", 0.03),
+        ("fc2", 0.003),
+        ("ln2", 0.003),
     ]
+    assert (records[7].selection, records[7].learning_rate) == ("mha", 0.03)
     assert records[13].origin == "baseline"
     assert records[14].origin == "search"
 
@@ -433,7 +438,7 @@ def test_a_cheap_trial_is_stopped_by_those_that_cost_no_more(make_planner: MakeP
         records[index] = make_record(index, text, [0.3 if text == "none" else 0.9] * 10)
     known = dict(records)
     planned = {index: record.spec for index, record in records.items()}
-    planner = make_planner(objective="pareto", concurrency=1)
+    planner = make_planner(objective="pareto", concurrency=1, start_learning_rates=[0.01])
     spec = planner.plan(7, known, planned)
     assert spec is not None
     share = planner.space.cost.flops_share

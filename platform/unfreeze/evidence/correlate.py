@@ -10,10 +10,8 @@ import numpy as np
 
 from unfreeze.components.selection import Selection, count_trainable, parse_selection
 from unfreeze.evidence.exchange import exchange_p, exchanged_means, exchanges, kendall, partial, spearman
-from unfreeze.evidence.recommend import choose_rates
+from unfreeze.evidence.recommend import choose_rates, rates_text
 from unfreeze.records import COMPONENTS, Correlation, ModelFacts, PlasticityTable, TrialRecord
-
-_BASIS = "finished trials only, each selection at its own best learning rate"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +22,7 @@ class SelectionScore:
     learning_rate: float
     val_accuracy: float  # mean over the seeds run at that learning rate
     num_seeds: int
+    num_rates: int  # learning rates that were tried to the end
     parameters: int  # of the selection, head left out
 
 
@@ -47,6 +46,7 @@ def score_selections(trials: Sequence[TrialRecord], model: ModelFacts) -> tuple[
                 learning_rate=choice.learning_rate,
                 val_accuracy=choice.val_accuracy,
                 num_seeds=choice.num_seeds,
+                num_rates=choice.num_rates,
                 parameters=count_trainable(selection, model.parameters, train_head=False, lora_sizes=model.lora_sizes),
             )
         )
@@ -92,22 +92,22 @@ def _values(table: PlasticityTable, mode: str, num_blocks: int) -> np.ndarray:
 
 def _correlate_mode(values: np.ndarray, scores: Sequence[SelectionScore], mode: str) -> Iterable[Correlation]:
     whole = [score for score in scores if str(score.selection) in COMPONENTS]
-    yield _correlation("components", mode, _BASIS, values, whole)
-    yield _correlation("selections", mode, _BASIS, values, scores)
+    yield _correlation("components", mode, "", values, whole)
+    yield _correlation("selections", mode, "", values, scores)
     # Ranks of the parameter count and of its logarithm are the same: partialling either out is the same thing.
-    fixed = f"{_BASIS}; (log) trainable parameters partialled out"
+    fixed = "; (log) trainable parameters partialled out"
     yield _correlation("selections_size_partialled", mode, fixed, values, scores, fix_size=True)
     for component in COMPONENTS:
         subsets = [s for s in scores if s.selection.components == (component,) and str(s.selection) != component]
         if len(subsets) >= 3:
-            fixed = f"{_BASIS}; component {component}, block subsets only"
+            fixed = f"; component {component}, block subsets only"
             yield _correlation(f"within_{component}", mode, fixed, values, subsets, exchanged="blocks")
 
 
 def _correlation(
     name: str,
     mode: str,
-    held_fixed: str,
+    fixed: str,
     values: np.ndarray,
     scores: Sequence[SelectionScore],
     *,
@@ -125,7 +125,7 @@ def _correlation(
     return Correlation(
         name=name,
         mode=mode,
-        held_fixed=held_fixed,
+        held_fixed=f"finished trials only, each selection {rates_text(scores)}{fixed}",
         exchanged=exchanged,
         n=len(scores),
         spearman=found["spearman"][0] if found["spearman"] else None,

@@ -5,8 +5,19 @@ The one exception has a name: ``search.select_on=test`` chooses as the paper's c
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 from unfreeze.records import Contender, Recommendation, TestResult, TrialRecord, TrialState
+
+
+class HasRates(Protocol):
+    """A selection at the learning rate chosen for it."""
+
+    @property
+    def num_rates(self) -> int:
+        """Learning rates at which it has finished."""
+
 
 _ENOUGH_SEEDS = 2  # of a configuration whose expectation is taken for more than one run's luck
 CHOSEN_ON_TEST = "learning rate chosen on test accuracy, as the paper's code does; optimistic"
@@ -75,8 +86,18 @@ def choose_rates(
         if contenders:
             enough = min(enough, _ENOUGH_SEEDS)
         candidates = [list(group.values()) for rate, group in rates.items() if seeds[rate] >= enough]
-        choices.append(max((_describe(group, tests) for group in candidates), key=rank))
+        best = max((_describe(group, tests) for group in candidates), key=rank)
+        choices.append(replace(best, num_rates=len(rates)))
     return sorted(choices, key=rank, reverse=True)
+
+
+def rates_text(choices: Iterable[HasRates]) -> str:
+    """At which learning rates selections are compared: `at its own best of 2 to 4 learning rates`."""
+    counts = {choice.num_rates for choice in choices}
+    if counts <= {1}:
+        return "at the one learning rate it was tried at"
+    number = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(*counts)
+    return f"at its own best of {number} learning rates"
 
 
 def _describe(group: Sequence[TrialRecord], tests: Mapping[str, TestResult] | None) -> Recommendation:

@@ -71,9 +71,7 @@ def probe(
         started = time.perf_counter()
         x, z, num_varying = standardise(train.at(site), val.at(site))
         if method == "ridge":
-            regularization, guesses, val_guesses = fit_ridge(
-                x, train.labels, z, num_classes=num_classes, device=device
-            )
+            regularization, guesses, val_guesses = fit_ridge(x, train.labels, z, num_classes=num_classes, device=device)
         else:
             regularization, guesses, val_guesses = fit_logistic(x, train.labels, z, val.labels)
         correct = int((val_guesses == val.labels).sum())

@@ -1,6 +1,6 @@
 """Each selection at its own best learning rate, over seeds: the rows of a grid's table, and which images chose."""
 
-from unfreeze.evidence.recommend import CHOSEN_ON_TEST
+from unfreeze.evidence.recommend import CHOSEN_ON_TEST, rates_text
 from unfreeze.records import Evidence, Recommendation
 from unfreeze.report.terminal import NOTHING
 
@@ -33,6 +33,14 @@ def choice_rows(evidence: Evidence) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def choices_title(evidence: Evidence) -> str:
+    """What the table's rows are, and which images chose where there was a choice."""
+    title = f"Each selection {rates_text(evidence.choices)}"
+    best = evidence.choices[0]
+    several = best.select_on == "test" or any(choice.num_rates > 1 for choice in evidence.choices)
+    return f"{title}: {chosen_on(best)}" if several else title
 
 
 def chosen_on(choice: Recommendation) -> str:

@@ -7,17 +7,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unfreeze.evidence.correlate import coefficient_text
 from unfreeze.evidence.power import settling
+from unfreeze.evidence.recommend import rates_text
 from unfreeze.evidence.verdict import points, verdict
 from unfreeze.records import (
     Correlation,
     Evidence,
-    PlasticityTable,
     ScoreWorth,
     TrialRecord,
     TrialState,
     to_dict,
 )
-from unfreeze.report.choices import CHOICE_HEADINGS, choice_rows, chosen_on, mean_and_sd
+from unfreeze.report.choices import CHOICE_HEADINGS, choice_rows, choices_title, chosen_on, mean_and_sd
 from unfreeze.report.front import FRONT_HEADINGS, front_rows
 from unfreeze.report.plasticity import (
     bound_lines,
@@ -41,8 +41,8 @@ _CAPTIONS = {
     "median, the diamond the mean.",
     "plasticity_against_bound": "Rates of change in each block and their upper bounds. The published bound is what the "
     "paper’s code computes; the valid one holds for every measured pair. MHA has a scale of its own.",
-    "accuracy_against_plasticity": "Validation accuracy of each selection at its own best learning rate, finished "
-    "trials only. Single components are named and coloured; other selections are grey.",
+    "accuracy_against_plasticity": "Validation accuracy of each selection {rates}, finished trials only. "
+    "Single components are named and coloured; other selections are grey.",
     "best_so_far": "Every trial in sequence. The line is the best finished trial so far; hollow marks did not finish.",
     "accuracy_against_parameters": "What accuracy costs in trainable parameters. The line joins the selections that "
     "no smaller one matches.",
@@ -56,8 +56,7 @@ def terminal_report(evidence: Evidence) -> str:
     console.print(plasticity_table(evidence.plasticity))
     print_lines(console, [*ranking_lines(evidence.plasticity), *bound_lines(evidence.plasticity)])
     if choices := choice_rows(evidence):
-        title = f"Each selection at its best rate: {chosen_on(evidence.choices[0])}"
-        console.print(make_table(title, CHOICE_HEADINGS, choices))
+        console.print(make_table(choices_title(evidence), CHOICE_HEADINGS, choices))
     headings: tuple[str, ...] = ("selection", "state", "val. accuracy", "learning rate", "seed", "trainable", "origin")
     console.print(make_table("Best trial per selection", headings, [_trial_row(t) for t in best_trials(evidence)[:10]]))
     if front := front_rows(evidence):
@@ -83,7 +82,7 @@ def html_report(evidence: Evidence, figures: Mapping[str, str] | None = None) ->
 
         figures = render_all(evidence)
     table = evidence.plasticity
-    captioned = {name: (svg, _caption(name, table)) for name, svg in figures.items()}
+    captioned = {name: (svg, _caption(name, evidence)) for name, svg in figures.items()}
     environment = Environment(
         loader=PackageLoader("unfreeze.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -93,7 +92,7 @@ def html_report(evidence: Evidence, figures: Mapping[str, str] | None = None) ->
         seal=_seal_line(evidence),
         choice_headings=CHOICE_HEADINGS,
         choices=choice_rows(evidence),
-        chosen_on=chosen_on(evidence.choices[0]) if evidence.choices else "",
+        choices_title=choices_title(evidence) if evidence.choices else "",
         front_headings=FRONT_HEADINGS,
         front=front_rows(evidence),
         load_lines=load_lines(evidence) if evidence.final else None,
@@ -270,11 +269,14 @@ def _trial_row(trial: TrialRecord) -> tuple[str, ...]:
     )
 
 
-def _caption(name: str, table: PlasticityTable) -> str:
+def _caption(name: str, evidence: Evidence) -> str:
+    table = evidence.plasticity
     interval = f"{confidence(table)} intervals of the mean over pairs"
     if "confidence" in table.settings:  # before it was a setting, intervals were Student's, for a fixed number of pairs
         interval += ", valid whenever the measurement stopped"
-    return next(text for stem, text in _CAPTIONS.items() if name.startswith(stem)).format(interval=interval)
+    return next(text for stem, text in _CAPTIONS.items() if name.startswith(stem)).format(
+        interval=interval, rates=rates_text(evidence.choices)
+    )
 
 
 def _without_groups(model: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from unfreeze.evidence.recommend import rates_text
 from unfreeze.evidence.verdict import headline, points, pooled_sentence, verdict_word
-from unfreeze.records import Evidence, PooledSweeps
+from unfreeze.records import COMPONENTS, Evidence, PooledSweeps
 from unfreeze.report.terminal import NOTHING, make_console, make_table, print_lines, text_of
 
 _HEADINGS = ("sweep", "data", "trials", "points of accuracy [95 %]", "P(β > 0)", "p", "verdict")
@@ -34,7 +35,8 @@ def sets_report(evidence: Mapping[str, Evidence], pooled: PooledSweeps) -> str:
             )
             for found in pooled.comparisons
         ]
-        console.print(make_table("Components over the sets, each alone at its best rate", _COMPARED, rows))
+        alone = [own for found in evidence.values() for own in found.choices if own.selection in COMPONENTS]
+        console.print(make_table(f"Components over the sets, each alone {rates_text(alone)}", _COMPARED, rows))
         ranks = ", ".join(f"{name} {rank:.2f}" for name, rank in sorted(pooled.ranks.items(), key=lambda item: item[1]))
         print_lines(console, [f"Mean rank, 1 the best: {ranks}.", _NOTE])
     return text_of(console)

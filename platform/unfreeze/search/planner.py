@@ -10,9 +10,9 @@ from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.config import SearchConfig
 from unfreeze.evidence.recommend import best_configurations
 from unfreeze.records import TrialRecord, TrialSpec, TrialState
-from unfreeze.search.first import first_points
+from unfreeze.search.first import first_points, searches_by_model
 from unfreeze.search.prior import component_means
-from unfreeze.search.proposals import ModelSampler, searches_by_model
+from unfreeze.search.proposals import ModelSampler
 from unfreeze.search.sampler import sample_point
 from unfreeze.search.space import SearchSpace
 from unfreeze.search.stopping import cutoffs, rungs
@@ -71,7 +71,8 @@ class Planner:
         if index < len(self._first):
             selection, rate, origin = self._first[index]
             if rate is None:
-                rate = self._first_rate(selection, earlier, known)
+                assert self._model is not None
+                rate = self._model.propose_rate(selection, earlier, known)
         else:
             selection, rate = self._propose(earlier, known)
             origin, stop_below = "search", self._cutoffs(str(selection), known)
@@ -83,13 +84,6 @@ class Planner:
             origin=origin,
             stop_below=stop_below,
         )
-
-    def _first_rate(
-        self, selection: Selection, earlier: Sequence[TrialSpec], known: Mapping[int, TrialRecord]
-    ) -> float:
-        if self._model is not None:
-            return self._model.propose_rate(selection, earlier, known)
-        return (self.config.learning_rate_low * self.config.learning_rate_high) ** 0.5
 
     def _propose(self, earlier: Sequence[TrialSpec], known: Mapping[int, TrialRecord]) -> tuple[Selection, float]:
         if self._model is not None:

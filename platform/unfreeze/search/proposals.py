@@ -10,7 +10,6 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from unfreeze.components.selection import Selection, count_trainable, parse_selection
-from unfreeze.config import SearchConfig
 from unfreeze.evidence.model import Points, Posterior, Terms
 from unfreeze.records import COMPONENTS, Contender, TrialRecord, TrialSpec, TrialState
 from unfreeze.search.candidates import Candidates, at_every_rate, every_subset, most_telling, rates_between
@@ -22,11 +21,6 @@ logger = logging.getLogger(__name__)
 
 _REACH, _MOST = 0.5, 1.0  # decades beyond the best one's rate, and beyond the range, with search.extend_rates
 _NUM_SAMPLES, _MAX_CONTENDERS = 1024, 100  # joint draws cost the cube of what is drawn
-
-
-def searches_by_model(config: SearchConfig) -> bool:
-    """Whether it is the model that proposes; a grid, another sampler and a second objective do without."""
-    return config.space != "grid" and config.sampler == "model" and config.objective == "accuracy"
 
 
 # One thread: sums in one order, so the same bits wherever a sweep goes on; and many small matrices, for which two
