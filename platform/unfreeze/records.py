@@ -347,6 +347,7 @@ class FinalResult:
     )
     val_correct: int = 0  # by the export, as the test; trials validate in the precision that they train in
     num_val: int = 0  # 0: finished before exports were validated
+    probe_correct: int | None = None  # of `num_val`, by a ridge probe of the pretrained head; None in older ledgers
 
     @property
     def val_accuracy(self) -> float:
@@ -378,6 +379,7 @@ class Evidence:
     choices: tuple[Recommendation, ...] = ()  # each selection at its chosen learning rate, best first
     contenders: tuple[Contender, ...] = ()  # most promising first; empty where the model did not search
     worths: tuple[ScoreWorth, ...] = ()  # of each mode and rival score
+    cautions: tuple[str, ...] = ()  # what the sweep is too small to tell
     num_tested: int = 0  # trials that search.select_on=test evaluated on the test images, now or in an earlier run
 
 

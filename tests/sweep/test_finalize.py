@@ -24,6 +24,7 @@ from unfreeze.models.build import build_base
 from unfreeze.records import DataFacts, FinalResult, Recommendation, TrialSpec
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.finalize import finalize
+from unfreeze.sweep.probe import probe_once
 
 SMALL_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 SHORT = {"epochs": 20.0, "batch_size": 12, "num_reports": 1}
@@ -100,6 +101,8 @@ def train_and_finalize(folder: Path, selection: str, **sections: dict[str, Any])
     # At 32 px what a crop of half a pixel more or less shows decides some images.
     assert final.val_accuracy == pytest.approx(recommendation.val_accuracy, abs=0.08)
     assert final.num_val == len(data.val)
+    (head,) = probe_once(config).results
+    assert final.probe_correct == head.val_correct
     return ledger, final
 
 

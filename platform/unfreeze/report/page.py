@@ -135,6 +135,10 @@ def recommendation_rows(evidence: Evidence) -> list[tuple[str, str]]:
         rows.append((what, f"{final.test_accuracy:.2%} {interval} (95 % Wilson, n = {final.num_test})"))
         if final.num_val:
             rows.append(("exported, validation", f"{final.val_accuracy:.2%} (n = {final.num_val}), loaded as below"))
+        if final.num_val and final.probe_correct is not None:
+            probe = f"{final.probe_correct / final.num_val:.2%} (validation, n = {final.num_val}): nothing finetuned"
+            rows.append(("ridge probe of the head", probe))
+    rows += [("caution", line) for line in evidence.cautions]
     return rows
 
 

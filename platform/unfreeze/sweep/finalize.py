@@ -12,6 +12,7 @@ from unfreeze.finetune.lora import merge_adapters
 from unfreeze.models.export import CONFIG, WEIGHTS, Exported, write_export
 from unfreeze.records import DataFacts, FinalResult, Recommendation, to_dict
 from unfreeze.storage.ledger import Ledger
+from unfreeze.sweep.probe import probe_head
 from unfreeze.sweep.restore import load_model, restore_trial
 
 EXPORT = "export"  # the folder, below the sweep
@@ -22,7 +23,7 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
 
     What is evaluated, on validation images too, is the exported folder as anybody loads it, with timm's own
     preprocessing of the images as they came and in float32: so the stated accuracy is what people get. LoRA's updates
-    are merged into the weights.
+    are merged into the weights. Beside it goes a ridge probe of the pretrained head, on validation images.
     Writes ``final.json``; where that is already there, the test is not opened again.
 
     Raises:
@@ -30,14 +31,15 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
         DataError: the images are not those that the sweep began with.
     """
     warm = load_model(config, num_classes=len(data.classes))
-    trial_id = recommendation.trial_ids[0]
-    restore_trial(warm, ledger, trial_id, config.finetune)
-    merge_adapters(warm.module)
     spec, batch_size = warm.base.spec, config.finetune.eval_batch_size
     test = load_test(config.data, image_size=spec.image_size, facts=data)
     seen = load_train_val(config.data, image_size=spec.image_size)
     seen.check(data)
     val = seen.val
+    probe = probe_head(warm, seen, batch_size=batch_size)
+    trial_id = recommendation.trial_ids[0]
+    restore_trial(warm, ledger, trial_id, config.finetune)
+    merge_adapters(warm.module)
     with tempfile.TemporaryDirectory(prefix="unfreeze-export-") as folder:
         write_export(
             Path(folder),
@@ -62,6 +64,7 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
         selection=recommendation.selection,
         val_correct=val_correct,
         num_val=len(val),
+        probe_correct=probe.val_correct,
         test_correct=test_correct,
         num_test=len(test),
         test_low=float(interval.low),

@@ -1,9 +1,11 @@
 """A sweep's evidence, gathered from its ledger: reports and MLflow show this and nothing else."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
 
+from unfreeze.config import Config
 from unfreeze.errors import ConfigError, StorageError
 from unfreeze.evidence.correlate import correlate
 from unfreeze.evidence.recommend import choose_rates, recommend
@@ -12,14 +14,12 @@ from unfreeze.load import load_config
 from unfreeze.records import (
     Contender,
     Evidence,
-    ModelFacts,
-    PlasticityTable,
-    TrialRecord,
     data_facts_from_dict,
     final_result_from_dict,
     model_facts_from_dict,
     plasticity_table_from_dict,
 )
+from unfreeze.report.caution import cautions
 from unfreeze.search.standing import stand
 from unfreeze.storage.ledger import Ledger
 
@@ -37,13 +37,19 @@ def read_evidence(ledger: Ledger) -> Evidence:
     model, plasticity = model_facts_from_dict(facts["model"]), plasticity_table_from_dict(table)
     trials = tuple(ledger.trials())
     final, opened = ledger.read_json("final.json"), ledger.tests()
-    contenders = _contenders(config, model, plasticity, trials)
+    data, understood = data_facts_from_dict(facts["data"]), _understood(config)
+    contenders: tuple[Contender, ...] = ()
+    small: tuple[str, ...] = ()
+    if understood is not None:
+        small = tuple(cautions(understood, num_train=data.num_train, num_val=data.num_val))
+        with contextlib.suppress(np.linalg.LinAlgError):  # a fit that breaks down: the report says what else there is
+            contenders = stand(understood, model, plasticity, trials)
     tests = opened if config["search"].get("select_on") == "test" else None  # no such choice in older ledgers
     return Evidence(
         sweep=ledger.sweep,
         config=config,
         model=model,
-        data=data_facts_from_dict(facts["data"]),
+        data=data,
         plasticity=plasticity,
         trials=trials,
         correlations=correlate(plasticity, trials, model),
@@ -52,15 +58,14 @@ def read_evidence(ledger: Ledger) -> Evidence:
         choices=tuple(choose_rates(trials, tests=tests, contenders=contenders)),
         contenders=contenders,
         worths=weigh_scores(plasticity, trials, model),
+        cautions=small,
         num_tested=len(opened),
     )
 
 
-def _contenders(
-    config: dict[str, Any], model: ModelFacts, plasticity: PlasticityTable, trials: tuple[TrialRecord, ...]
-) -> tuple[Contender, ...]:
-    """What the model that searched says of the choice; nothing of another version's sweep, which had no such model."""
+def _understood(config: dict[str, Any]) -> Config | None:
+    """None of another version's sweep, which had neither the model that searches nor all options."""
     try:
-        return stand(load_config(config), model, plasticity, trials)
-    except (ConfigError, np.linalg.LinAlgError):  # a fit that breaks down: the report says what else there is
-        return ()
+        return load_config(config)
+    except ConfigError:
+        return None

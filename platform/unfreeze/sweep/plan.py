@@ -17,6 +17,7 @@ from unfreeze.data.sets.layout import find_folders
 from unfreeze.errors import DataError
 from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import COMPONENTS, ModelFacts
+from unfreeze.report.caution import cautions
 from unfreeze.report.terminal import make_console, make_table, print_lines, text_of
 from unfreeze.search.grid import GridPlanner
 from unfreeze.storage.base import open_storage
@@ -73,6 +74,7 @@ class SweepPlan:
     sizes: PartSizes
     flops: float  # training, validation and, where the test chooses, the test of every run
     precision: str
+    cautions: tuple[str, ...]  # what it is too small to tell
 
     @property
     def images(self) -> int:
@@ -110,6 +112,7 @@ def plan_sweep(config: Config) -> SweepPlan:
         sizes=sizes,
         flops=training + evaluation,
         precision="float32" if finetune.precision == "float32" else "bfloat16",
+        cautions=tuple(cautions(config, num_train=sizes.train, num_val=sizes.val)),
     )
 
 
@@ -143,6 +146,7 @@ def terminal_plan(plans: Sequence[SweepPlan]) -> str:
     console.print(make_table("Plan; nothing was started", headings, rows))
     rates = {plan.precision: f"{_ASSUMED_RATE[plan.precision] / 1e12:g} TFLOP/s in {plan.precision}" for plan in plans}
     lines = [
+        *(f"caution, {plan.sweep}: {line}" for plan in plans for line in plan.cautions),
         *(
             f"{plan.sweep}: about {plan.sizes.train:,} images for training, {plan.sizes.val:,} for validation, "
             f"{plan.sizes.test:,} for the test"

@@ -9,6 +9,7 @@ from unfreeze.config import Config
 from unfreeze.errors import ClusterError, SweepMismatchError
 from unfreeze.plasticity.cache import PlasticityCache
 from unfreeze.records import DataFacts, ModelFacts, PlasticityTable, plasticity_table_from_dict, to_dict
+from unfreeze.report.caution import cautions
 from unfreeze.report.streams import say
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.preflight import check_inputs
@@ -28,6 +29,8 @@ def pre_pass(config: Config, ledger: Ledger) -> tuple[ModelFacts, DataFacts, Pla
     table = own or table
     for note in data.notes:
         say(note)
+    for line in cautions(config, num_train=data.num_train, num_val=data.num_val):
+        say(f"caution: {line}")
     facts = {"model": to_dict(model), "data": to_dict(data)}
     if resumed:
         _check_unchanged(ledger, facts)

@@ -1,16 +1,21 @@
-"""Linear probes in this process, without Ray: what the pretrained network knows of the classes, place by place."""
+"""Linear probes without Ray: what the pretrained network knows of the classes, place by place, or at its end alone."""
 
 import time
 
 import torch
 
 from unfreeze.config import Config
-from unfreeze.data.sets.catalog import load_train_val
+from unfreeze.data.pixels.part import Part
+from unfreeze.data.sets.catalog import Dataset, load_train_val
 from unfreeze.data.sets.remarks import look_over
+from unfreeze.data.sets.splits import stratified_subset
+from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_base, input_size
-from unfreeze.probe.features import collect_features, find_sites
-from unfreeze.probe.linear import ProbeTable, probe
+from unfreeze.probe.features import HEAD, collect_features, find_sites
+from unfreeze.probe.linear import ProbeResult, ProbeTable, probe
 from unfreeze.report.streams import say
+
+_MOST_IMAGES = 20_000  # for training: enough for a linear classifier, and one more pass over a large set is not free
 
 
 def probe_once(config: Config) -> ProbeTable:
@@ -42,3 +47,18 @@ def probe_once(config: Config) -> ProbeTable:
         feature_seconds=seconds,
         feature_bytes=train.values.nbytes + val.values.nbytes,
     )
+
+
+def probe_head(warm: WarmModel, data: Dataset, *, batch_size: int) -> ProbeResult:
+    """A ridge probe of what the pretrained network's classifier gets: what there is to have without finetuning.
+
+    ``warm``: not prepared for a trial. Of more than 20,000 training images each class gives its share.
+    """
+    chosen = stratified_subset(data.train.labels, _MOST_IMAGES, seed=0, purpose="head probe", balanced=False)
+    train, val = (
+        collect_features(
+            warm.module, part, warm.base.spec, [HEAD], pool="token", batch_size=batch_size, device=warm.device
+        )
+        for part in (Part(data.train.array, data.train.indices[chosen]), data.val)
+    )
+    return next(probe(train, val, method="ridge", num_classes=len(data.classes), device=warm.device))

@@ -17,6 +17,7 @@ from unfreeze.finetune.prefix import open_cache
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_base, input_size
 from unfreeze.records import TrialReport, TrialSpec
+from unfreeze.report.caution import cautions
 from unfreeze.report.streams import say
 
 
@@ -80,6 +81,8 @@ def open_trial(config: Config) -> SingleTrial:
     data = load_train_val(config.data, image_size=input_size(config.model))
     for note in look_over(config.data, data):
         say(note)
+    for line in cautions(config, num_train=len(data.train), num_val=len(data.val)):
+        say(f"caution: {line}")
     base = build_base(config, num_classes=len(data.classes))
     check_lora(parse_selection(config.trial.selection, num_blocks=base.facts.num_blocks), width=base.facts.width)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -148,6 +148,8 @@ def write_final(tree: RunTree, ledger: Ledger) -> bool:
     final = final_result_from_dict(raw)
     stamp = tree.start_ms(SWEEP)
     figures = {"test_accuracy": final.test_accuracy, "test_low": final.test_low, "test_high": final.test_high}
+    if final.probe_correct is not None:
+        figures["probe/val_accuracy"] = final.probe_correct / final.num_val
     tree.write(SWEEP, metrics=[(name, value, stamp, 0) for name, value in figures.items()])
     return True
 
