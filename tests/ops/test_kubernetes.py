@@ -1,13 +1,8 @@
 """The manifests render, every object passes its schema strictly, and what must agree across files agrees."""
 
-import copy
 import re
 import shlex
-import shutil
-import subprocess
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,51 +12,14 @@ import pytest
 import sqlalchemy
 import yaml
 from configuring import composed
+from manifests import K8S, RENDERED, ROOT, Object, containers, label, locked, mappings, only, pods, render
 
 from unfreeze.config import Config
 from unfreeze.load import load_config
 
-ROOT = Path(__file__).parents[2]
-K8S = ROOT / "k8s"
 # Beside the repository, not in it: 2 MB of KubeRay's own test data.
 CRDS = ROOT.parent / "shared/k8s/crds"
 KUBERNETES = "1.32"
-RENDERED = ["base", "overlays/dev", "overlays/gpu"]
-
-Object = dict[str, Any]
-
-
-@cache
-def render(name: str) -> list[Object]:
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed: the manifests cannot be rendered")
-    done = subprocess.run(["kubectl", "kustomize", str(K8S / name)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
-
-
-def one(name: str, kind: str) -> Object:
-    (found,) = (o for o in render(name) if o["kind"] == kind)
-    return copy.deepcopy(found)
-
-
-def mappings(node: Any) -> Iterator[Object]:
-    """Every mapping of a document, at any depth."""
-    if isinstance(node, dict):
-        yield node
-        for value in node.values():
-            yield from mappings(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from mappings(value)
-
-
-def pod_specs(objects: list[Object]) -> list[Object]:
-    return [m for m in mappings(objects) if "containers" in m]
-
-
-def containers(objects: list[Object]) -> list[Object]:
-    return [c for pod in pod_specs(objects) for c in [*pod["containers"], *pod.get("initContainers", [])]]
 
 
 def close(schema: Any) -> Any:
@@ -103,21 +61,16 @@ def problems(obj: Object) -> list[str]:
     return []
 
 
-def locked(package: str) -> str:
-    (version,) = re.findall(rf"(?m)^{package}==(\S+)", (ROOT / "requirements.lock").read_text())
-    return version
-
-
 def sweep_config(name: str) -> Config:
     """What the RayJob's command asks for."""
-    python, script, *overrides = shlex.split(one(name, "RayJob")["spec"]["entrypoint"])
+    python, script, *overrides = shlex.split(only(render(name), "RayJob")["spec"]["entrypoint"])
     assert (python, script) == ("python", "/opt/unfreeze/sweeps/vit_components.py")
     return load_config(composed(*overrides))
 
 
 @pytest.mark.parametrize("name", RENDERED)
 def test_every_object_passes_its_schema_strictly(name: str) -> None:
-    found = {f"{o['kind']}/{o['metadata']['name']}": problems(o) for o in render(name)}
+    found = {label(o): problems(o) for o in render(name)}
     assert not {k: v for k, v in found.items() if v}
     assert {"RayCluster/unfreeze", "RayJob/sweep", "Deployment/mlflow", "StatefulSet/postgres"} <= set(found)
 
@@ -134,7 +87,7 @@ def test_every_object_passes_its_schema_strictly(name: str) -> None:
     ],
 )
 def test_the_check_refuses_an_unknown_field(kind: str, path: list[str | int]) -> None:
-    obj = one("base", kind)
+    obj = only(render("base"), kind)
     node: Any = obj
     for key in path:
         node = node.setdefault(key, {}) if isinstance(node, dict) else node[key]
@@ -143,7 +96,7 @@ def test_the_check_refuses_an_unknown_field(kind: str, path: list[str | int]) ->
 
 
 def test_the_check_refuses_a_wrong_type() -> None:
-    job = one("base", "RayJob")
+    job = only(render("base"), "RayJob")
     job["spec"]["backoffLimit"] = "two"
     assert any("backoffLimit" in p for p in problems(job))
 
@@ -151,8 +104,8 @@ def test_the_check_refuses_a_wrong_type() -> None:
 @pytest.mark.parametrize("name", RENDERED)
 def test_ray_is_the_locked_version_everywhere(name: str) -> None:
     version = locked("ray")
-    assert one(name, "RayCluster")["spec"]["rayVersion"] == version
-    ours = {c["image"] for c in containers(render(name)) if "unfreeze" in c["image"]}
+    assert only(render(name), "RayCluster")["spec"]["rayVersion"] == version
+    ours = {c["image"] for _, pod in pods(render(name)) for c in containers(pod) if "unfreeze" in c["image"]}
     assert ours
     assert all(re.fullmatch(rf"\S*unfreeze:ray-{re.escape(version)}(-\S+)?", image) for image in ours), ours
 
@@ -160,33 +113,12 @@ def test_ray_is_the_locked_version_everywhere(name: str) -> None:
 @pytest.mark.parametrize("name", RENDERED)
 def test_the_sweep_runs_on_a_copy_of_the_cluster(name: str) -> None:
     """An overlay that patches the RayCluster and forgets its replacement would run the sweep on base's pods."""
-    assert one(name, "RayJob")["spec"]["rayClusterSpec"] == one(name, "RayCluster")["spec"]
-
-
-@pytest.mark.parametrize("name", RENDERED)
-def test_nothing_runs_as_root(name: str) -> None:
-    pods = pod_specs(render(name))
-    assert len(pods) == 7  # MLflow, PostgreSQL, head and worker twice, submitter
-    for pod in pods:
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["runAsUser"] > 0
-    for container in containers(render(name)):
-        context = container["securityContext"]
-        assert "runAsUser" not in context
-        assert context["allowPrivilegeEscalation"] is False
-        assert context["capabilities"] == {"drop": ["ALL"]}
-
-
-@pytest.mark.parametrize("name", RENDERED)
-def test_requests_equal_limits(name: str) -> None:
-    for container in containers(render(name)):
-        assert container["resources"]["requests"] == container["resources"]["limits"], container["name"]
+    assert only(render(name), "RayJob")["spec"]["rayClusterSpec"] == only(render(name), "RayCluster")["spec"]
 
 
 @pytest.mark.parametrize("name", RENDERED)
 def test_every_secret_is_referenced_by_name_and_documented(name: str) -> None:
     objects = render(name)
-    assert not [o for o in objects if o["kind"] == "Secret"]
     readme = (K8S / "README.md").read_text()
     commands = dict(re.findall(r"kubectl create secret generic (\S+) ((?:.*\\\n)*.*)", readme))
     keys = [m["secretKeyRef"] for m in mappings(objects) if "secretKeyRef" in m]
@@ -201,8 +133,8 @@ def test_every_secret_is_referenced_by_name_and_documented(name: str) -> None:
 @pytest.mark.parametrize("name", RENDERED)
 def test_the_sweep_reaches_mlflow(name: str) -> None:
     """A host that MLflow does not list exactly, port and all, is answered 403."""
-    (uri,) = re.findall(r"tracking\.uri=(\S+)", one(name, "RayJob")["spec"]["entrypoint"])
-    server = one(name, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    (uri,) = re.findall(r"tracking\.uri=(\S+)", only(render(name), "RayJob")["spec"]["entrypoint"])
+    server = only(render(name), "Deployment")["spec"]["template"]["spec"]["containers"][0]
     (allowed,) = (a.removeprefix("--allowed-hosts=") for a in server["args"] if a.startswith("--allowed-hosts="))
     assert urlsplit(uri).netloc in allowed.split(",")
     ports = {
@@ -215,7 +147,7 @@ def test_the_sweep_reaches_mlflow(name: str) -> None:
 def test_the_sweep_asks_for_what_its_workers_have(name: str) -> None:
     """Its command is accepted, every worker is a whole number of slots, and there are as many trials in flight."""
     config = sweep_config(name)
-    (group,) = one(name, "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (group,) = only(render(name), "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     (worker,) = group["template"]["spec"]["containers"]
     cpus, gpus = (float(worker["resources"]["limits"].get(key, 0)) for key in ("cpu", "nvidia.com/gpu"))
     assert config.cluster.gpus == gpus

@@ -1,0 +1,138 @@
+"""What a platform team asks of manifests, as rules. Each holds on every rendered folder and finds what is planted."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from manifests import RENDERED, Object, containers, label, mappings, only, pods, render
+
+Rule = Callable[[list[Object]], Iterator[str]]
+
+_PASSWORD_IN_URI = re.compile(r"://[^/\s:@]*:[^/\s@$]+@")
+_SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|API_KEY", re.IGNORECASE)
+
+
+def runs_unprivileged(objects: list[Object]) -> Iterator[str]:
+    """Pod Security's level `restricted`, and no container that goes its own way."""
+    for where, pod in pods(objects):
+        spec = pod["spec"]
+        context = spec.get("securityContext", {})
+        if not (context.get("runAsNonRoot") is True and context.get("runAsUser", 0) > 0):
+            yield f"{where} may run as root"
+        if context.get("seccompProfile") != {"type": "RuntimeDefault"}:
+            yield f"{where} has no seccomp profile"
+        shared = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
+        shared += [volume["name"] for volume in spec.get("volumes", []) if "hostPath" in volume]
+        yield from (f"{where} shares {name} with its node" for name in shared)
+        for container in containers(pod):
+            own = container.get("securityContext", {})
+            if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
+                yield f"{where}: {container['name']} may gain privileges"
+            if own.get("capabilities") != {"drop": ["ALL"]}:
+                yield f"{where}: {container['name']} has capabilities"
+            if {"runAsUser", "runAsNonRoot", "seccompProfile"} & own.keys():
+                yield f"{where}: {container['name']} has a user or profile of its own"
+
+
+def is_bounded(objects: list[Object]) -> Iterator[str]:
+    """Requests equal limits, so no pod is evicted for what another takes."""
+    for where, pod in pods(objects):
+        for container in containers(pod):
+            resources = container.get("resources", {})
+            missing = {"cpu", "memory"} - resources.get("limits", {}).keys()
+            yield from (f"{where}: {container['name']} has no limit of {name}" for name in sorted(missing))
+            if resources.get("requests") != resources.get("limits"):
+                yield f"{where}: {container['name']} asks for less than its limit"
+
+
+def is_pinned(objects: list[Object]) -> Iterator[str]:
+    """Every image by a tag that says a version, or by digest."""
+    for where, pod in pods(objects):
+        for container in containers(pod):
+            name, _, tag = container["image"].rpartition("/")[2].partition(":")
+            if "@sha256:" not in container["image"] and (not re.search(r"\d", tag) or tag == "latest"):
+                yield f"{where}: {name} is not pinned, but has tag {tag!r}"
+
+
+def holds_no_secret(objects: list[Object]) -> Iterator[str]:
+    """Secrets are made by hand, outside these files, and named in them."""
+    yield from (f"{label(o)} holds a secret" for o in objects if o["kind"] == "Secret")
+    for obj in objects:
+        for node in mappings(obj):
+            if "value" in node and _SECRET_NAME.search(str(node.get("name", ""))):
+                yield f"{label(obj)}: {node['name']} is written out"
+            for text in (v for value in node.values() for v in (value if isinstance(value, list) else [value])):
+                if isinstance(text, str) and _PASSWORD_IN_URI.search(text):
+                    yield f"{label(obj)}: a password stands in {text!r}"
+
+
+def asks_kubernetes_nothing(objects: list[Object]) -> Iterator[str]:
+    """No pod but the Ray head, whose autoscaler needs it, gets a token for the Kubernetes API, or service variables."""
+    for where, pod in pods(objects):
+        spec = pod["spec"]
+        is_head = spec["containers"][0]["name"] == "ray-head"
+        if not is_head and spec.get("automountServiceAccountToken") is not False:
+            yield f"{where} is given a token for the Kubernetes API"
+        if spec.get("enableServiceLinks") is not False:
+            yield f"{where} has variables named after services"
+
+
+def pod_of(objects: list[Object], kind: str) -> Object:
+    """The first pod of the only object of this kind."""
+    return next(pod for _, pod in pods([only(objects, kind)]))
+
+
+def first(objects: list[Object], kind: str) -> Object:
+    return pod_of(objects, kind)["spec"]["containers"][0]
+
+
+Plant = Callable[[list[Object]], object]
+# Each rule with the mistakes that it must find, made in base.
+PLANTED: list[tuple[Rule, Plant]] = [
+    (runs_unprivileged, lambda o: pod_of(o, "Deployment")["spec"]["securityContext"].pop("runAsNonRoot")),
+    (runs_unprivileged, lambda o: pod_of(o, "RayCluster")["spec"]["securityContext"].update(runAsUser=0)),
+    (runs_unprivileged, lambda o: pod_of(o, "RayJob")["spec"]["securityContext"].pop("seccompProfile")),
+    (runs_unprivileged, lambda o: pod_of(o, "StatefulSet")["spec"].update(hostNetwork=True)),
+    (
+        runs_unprivileged,
+        lambda o: pod_of(o, "RayJob")["spec"].setdefault("volumes", []).append({"name": "root", "hostPath": {}}),
+    ),
+    (runs_unprivileged, lambda o: first(o, "RayCluster")["securityContext"].update(allowPrivilegeEscalation=True)),
+    (runs_unprivileged, lambda o: first(o, "RayJob")["securityContext"]["capabilities"].update(add=["SYS_PTRACE"])),
+    (runs_unprivileged, lambda o: first(o, "Deployment")["securityContext"].update(runAsUser=0)),
+    (is_bounded, lambda o: first(o, "Deployment").pop("resources")),
+    (is_bounded, lambda o: first(o, "RayCluster")["resources"]["limits"].pop("memory")),
+    (is_bounded, lambda o: first(o, "RayCluster")["resources"]["requests"].update(memory="1Gi")),
+    (is_pinned, lambda o: first(o, "Deployment").update(image="unfreeze")),
+    (is_pinned, lambda o: first(o, "RayJob").update(image="registry:5000/unfreeze:latest")),
+    (is_pinned, lambda o: first(o, "StatefulSet").update(image="postgres:alpine")),
+    (holds_no_secret, lambda o: o.append({"kind": "Secret", "metadata": {"name": "s3"}})),
+    (
+        holds_no_secret,
+        lambda o: first(o, "Deployment")["env"].append({"name": "AWS_SECRET_ACCESS_KEY", "value": "abc"}),
+    ),
+    (holds_no_secret, lambda o: first(o, "Deployment")["args"].append("--uri=postgresql://mlflow:abc@postgres/mlflow")),
+    (asks_kubernetes_nothing, lambda o: pod_of(o, "Deployment")["spec"].pop("automountServiceAccountToken")),
+    (asks_kubernetes_nothing, lambda o: pod_of(o, "Deployment")["spec"].update(enableServiceLinks=True)),
+]
+RULES = list(dict.fromkeys(rule for rule, _ in PLANTED))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_folder_keeps_the_rule(name: str, rule: Rule) -> None:
+    assert list(rule(render(name))) == []
+
+
+@pytest.mark.parametrize(("rule", "plant"), PLANTED)
+def test_a_planted_mistake_is_found(rule: Rule, plant: Plant) -> None:
+    objects = render("base")
+    plant(objects)
+    assert list(rule(objects))
+
+
+def test_all_pods_are_looked_at() -> None:
+    found = [where for where, _ in pods(render("base"))]
+    assert found.count("RayCluster/unfreeze") == 2  # head and worker
+    assert found.count("RayJob/sweep") == 3  # and the submitter
+    assert {"Deployment/mlflow", "StatefulSet/postgres"} <= set(found)
