@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from manifests import RENDERED, Object, containers, label, mappings, only, pods, render
+from manifests import RENDERED, Object, containers, label, labels_of, mappings, only, pods, render, selects
 
 Rule = Callable[[list[Object]], Iterator[str]]
 
@@ -77,6 +77,76 @@ def asks_kubernetes_nothing(objects: list[Object]) -> Iterator[str]:
             yield f"{where} has variables named after services"
 
 
+def is_watched(objects: list[Object]) -> Iterator[str]:
+    """What lasts says when it is ready and when it hangs."""
+    for obj in objects:
+        if obj["kind"] in ("Deployment", "StatefulSet", "RayCluster"):
+            for _, pod in pods([obj]):
+                for container in pod["spec"]["containers"]:
+                    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                        if not {"httpGet", "exec"} & container.get(probe, {}).keys():
+                            yield f"{label(obj)}: {container['name']} has no {probe}"
+                        if "wget" in str(container.get(probe)):
+                            yield f"{label(obj)}: {container['name']} probes by wget"
+
+
+def ends(objects: list[Object]) -> Iterator[str]:
+    """A job that hangs gives its GPUs back."""
+    for obj in objects:
+        for node in mappings(obj):
+            job = node if node.get("kind") == "RayJob" else node.get("jobTemplate")
+            if job is not None and not {"activeDeadlineSeconds", "backoffLimit"} <= job["spec"].keys():
+                yield f"{label(obj)} may run or be tried again for ever"
+
+
+def is_ranked(objects: list[Object]) -> Iterator[str]:
+    """Who goes first where a node is full: a Ray head last, a worker before everything else."""
+    values = {o["metadata"]["name"]: o["value"] for o in objects if o["kind"] == "PriorityClass"}
+    ranks: dict[str, set[int]] = {}
+    for where, pod in pods(objects):
+        name = pod["spec"]["containers"][0]["name"]
+        priority = pod["spec"].get("priorityClassName")
+        if priority not in values:
+            yield f"{where}: {name} has priority {priority}, which is not defined"
+        else:
+            ranks.setdefault(name, set()).add(values[priority])
+    if ranks.get("ray-head") and ranks.get("ray-worker"):
+        others = set().union(*(found for name, found in ranks.items() if name != "ray-head"))
+        if min(ranks["ray-head"]) <= max(others):
+            yield "a Ray head is no more than another pod"
+        if min(others) < max(ranks["ray-worker"]):
+            yield "a Ray worker is more than another pod"
+
+
+def is_left_alone(objects: list[Object]) -> Iterator[str]:
+    """Autoscalers of nodes leave Ray's pods where they are, and a drain waits for what there is one of."""
+    budgets = [o["spec"] for o in objects if o["kind"] == "PodDisruptionBudget"]
+    for where, pod in pods(objects):
+        name = pod["spec"]["containers"][0]["name"]
+        if name in ("ray-head", "ray-worker"):
+            notes = pod.get("metadata", {}).get("annotations", {})
+            if notes.get("cluster-autoscaler.kubernetes.io/safe-to-evict") != "false":
+                yield f"{where}: {name} is moved by the cluster autoscaler"
+            if notes.get("karpenter.sh/do-not-disrupt") != "true":
+                yield f"{where}: {name} is moved by Karpenter"
+        if name in ("ray-head", "mlflow", "postgres"):
+            labels = labels_of(pod)
+            if not any(b["maxUnavailable"] == 0 and selects(b["selector"], labels) for b in budgets):
+                yield f"{where}: {name} has no disruption budget"
+
+
+def is_at_home(objects: list[Object]) -> Iterator[str]:
+    """Everything lies in one namespace, which lets in nothing that Pod Security's `restricted` refuses."""
+    spaces = {o["metadata"]["name"]: o["metadata"].get("labels", {}) for o in objects if o["kind"] == "Namespace"}
+    for name, labels in spaces.items():
+        if labels.get("pod-security.kubernetes.io/enforce") != "restricted":
+            yield f"namespace {name} does not enforce `restricted`"
+    for obj in objects:
+        space = obj["metadata"].get("namespace")
+        if obj["kind"] not in ("Namespace", "PriorityClass") and space not in spaces:
+            yield f"{label(obj)} lies in namespace {space}"
+
+
 def pod_of(objects: list[Object], kind: str) -> Object:
     """The first pod of the only object of this kind."""
     return next(pod for _, pod in pods([only(objects, kind)]))
@@ -114,6 +184,19 @@ PLANTED: list[tuple[Rule, Plant]] = [
     (holds_no_secret, lambda o: first(o, "Deployment")["args"].append("--uri=postgresql://mlflow:abc@postgres/mlflow")),
     (asks_kubernetes_nothing, lambda o: pod_of(o, "Deployment")["spec"].pop("automountServiceAccountToken")),
     (asks_kubernetes_nothing, lambda o: pod_of(o, "Deployment")["spec"].update(enableServiceLinks=True)),
+    (is_watched, lambda o: first(o, "RayCluster").pop("livenessProbe")),
+    (is_watched, lambda o: first(o, "StatefulSet").pop("startupProbe")),
+    (is_watched, lambda o: first(o, "RayCluster").update(readinessProbe={"exec": {"command": ["wget", "-q", "x"]}})),
+    (ends, lambda o: only(o, "RayJob")["spec"].pop("activeDeadlineSeconds")),
+    (ends, lambda o: only(o, "RayJob")["spec"].pop("backoffLimit")),
+    (is_ranked, lambda o: pod_of(o, "Deployment")["spec"].pop("priorityClassName")),
+    (is_ranked, lambda o: only(o, "PriorityClass", "unfreeze-head").update(value=1)),
+    (is_ranked, lambda o: only(o, "PriorityClass", "unfreeze-worker").update(value=2500)),
+    (is_left_alone, lambda o: pod_of(o, "RayCluster")["metadata"].pop("annotations")),
+    (is_left_alone, lambda o: only(o, "PodDisruptionBudget", "postgres")["spec"].update(maxUnavailable=1)),
+    (is_left_alone, lambda o: o.remove(only(o, "PodDisruptionBudget", "ray-head"))),
+    (is_at_home, lambda o: only(o, "Deployment")["metadata"].pop("namespace")),
+    (is_at_home, lambda o: only(o, "Namespace")["metadata"]["labels"].clear()),
 ]
 RULES = list(dict.fromkeys(rule for rule, _ in PLANTED))
 
