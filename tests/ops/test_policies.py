@@ -147,6 +147,17 @@ def is_at_home(objects: list[Object]) -> Iterator[str]:
             yield f"{label(obj)} lies in namespace {space}"
 
 
+def is_isolated(objects: list[Object]) -> Iterator[str]:
+    """Every pod is closed in both directions, and each has a policy of its own that opens what it uses."""
+    policies = [o["spec"] for o in objects if o["kind"] == "NetworkPolicy"]
+    closed = [p for p in policies if p["podSelector"] == {} and not p.get("ingress") and not p.get("egress")]
+    directions = {direction for policy in closed for direction in policy["policyTypes"]}
+    for where, pod in pods(objects):
+        yield from (f"{where} is open to {direction}" for direction in sorted({"Ingress", "Egress"} - directions))
+        if not any(p["podSelector"] and selects(p["podSelector"], labels_of(pod)) for p in policies):
+            yield f"{where} reaches nothing: no policy names it"
+
+
 def pod_of(objects: list[Object], kind: str) -> Object:
     """The first pod of the only object of this kind."""
     return next(pod for _, pod in pods([only(objects, kind)]))
@@ -195,6 +206,14 @@ PLANTED: list[tuple[Rule, Plant]] = [
     (is_left_alone, lambda o: pod_of(o, "RayCluster")["metadata"].pop("annotations")),
     (is_left_alone, lambda o: only(o, "PodDisruptionBudget", "postgres")["spec"].update(maxUnavailable=1)),
     (is_left_alone, lambda o: o.remove(only(o, "PodDisruptionBudget", "ray-head"))),
+    (is_isolated, lambda o: o.remove(only(o, "NetworkPolicy", "default-deny"))),
+    (is_isolated, lambda o: only(o, "NetworkPolicy", "default-deny")["spec"].update(policyTypes=["Ingress"])),
+    (is_isolated, lambda o: only(o, "NetworkPolicy", "default-deny")["spec"].update(egress=[{}])),
+    (
+        is_isolated,
+        lambda o: only(o, "NetworkPolicy", "default-deny")["spec"].update(podSelector={"matchLabels": {"a": "b"}}),
+    ),
+    (is_isolated, lambda o: pod_of(o, "Deployment")["metadata"].update(labels={})),
     (is_at_home, lambda o: only(o, "Deployment")["metadata"].pop("namespace")),
     (is_at_home, lambda o: only(o, "Namespace")["metadata"]["labels"].clear()),
 ]
