@@ -37,6 +37,7 @@ DOORS = {
     "boto3": ("platform/unfreeze/storage",),
     "botocore": ("platform/unfreeze/storage",),
     "mlflow": ("platform/unfreeze/tracking",),
+    "vl_convert": ("platform/unfreeze/report/vega.py",),
     "optuna": ("platform/unfreeze/search",),
     "omegaconf": ("platform/unfreeze/load.py", "sweeps"),
     "hydra": ("sweeps",),

@@ -21,8 +21,8 @@ from unfreeze.data.sets.catalog import load_source, load_train_val
 from unfreeze.models.build import build_model, input_size
 from unfreeze.plasticity.local import measure_plasticity
 from unfreeze.records import MODES, PlasticityTable
+from unfreeze.report.notebook import plot_by_block
 from unfreeze.report.plasticity import bound_lines, terminal_plasticity
-from unfreeze.report.plasticity_figures import plot_by_block
 
 
 def summary(table: PlasticityTable) -> dict[str, Any]:

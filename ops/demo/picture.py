@@ -12,8 +12,8 @@ from matplotlib.ticker import PercentFormatter
 
 from unfreeze.evidence.correlate import has_plasticity, mean_plasticity, score_selections
 from unfreeze.records import COMPONENTS, Evidence
-from unfreeze.report.drawing import COLORS, OTHER
 from unfreeze.report.page import terminal_report
+from unfreeze.report.vega import COLORS, OTHER
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.gather import read_evidence
 

@@ -32,8 +32,8 @@ from unfreeze.models.export import Exported
 from unfreeze.plasticity.estimator import check_device
 from unfreeze.plasticity.local import measure_plasticity
 from unfreeze.records import COMPONENTS, PlasticityTable
+from unfreeze.report.notebook import plot_by_block
 from unfreeze.report.plasticity import terminal_plasticity
-from unfreeze.report.plasticity_figures import plot_by_block
 from unfreeze.report.streams import watch
 from unfreeze.seeding import derive_seed
 

@@ -44,6 +44,11 @@ def verdict_word(worth: Worth) -> str:
     return UNDECIDED
 
 
+def word_of(found: ScoreWorth | None) -> str:
+    """The word of the sentence below: undecided, too, where there is no number."""
+    return UNDECIDED if found is None or found.worth is None else verdict_word(found.worth)
+
+
 def pooled_word(pooled: Pooled) -> str:
     """The same words over several data sets: exchanges as above, the same one in every set, and the interval of the
     average set's β in place of the single set's."""

@@ -14,7 +14,7 @@ FRONT_HEADINGS = ("selection", "val. accuracy", "training FLOPs of all’s", "tr
 
 def front_rows(evidence: Evidence) -> list[tuple[str, ...]]:
     """The front under the stored configuration, as cells of `FRONT_HEADINGS`."""
-    front = cost_front(evidence.trials, evidence.model, _stored_finetune(evidence.config["finetune"]))
+    front = cost_front(evidence.trials, evidence.model, stored_finetune(evidence.config["finetune"]))
     return [
         (
             point.selection,
@@ -27,7 +27,7 @@ def front_rows(evidence: Evidence) -> list[tuple[str, ...]]:
     ]
 
 
-def _stored_finetune(stored: Mapping[str, Any]) -> FinetuneConfig:
+def stored_finetune(stored: Mapping[str, Any]) -> FinetuneConfig:
     """Another version's configuration may lack options, which are then off, or hold some that are gone."""
     known = {field.name for field in fields(FinetuneConfig)}
     return FinetuneConfig(**{key: value for key, value in stored.items() if key in known})

@@ -9,6 +9,5 @@ from unfreeze.tracking.mirror import MlflowMirror
 
 def publish(evidence: Evidence, ledger: Ledger, mirror: MlflowMirror) -> None:
     """Write ``report.html`` and hand the evidence to the mirror; repeating it changes nothing."""
-    figures = render_all(evidence)
-    ledger.write_bytes("report.html", html_report(evidence, figures).encode())
-    mirror.log_evidence(evidence, figures)
+    ledger.write_bytes("report.html", html_report(evidence).encode())
+    mirror.log_evidence(evidence, render_all(evidence))
