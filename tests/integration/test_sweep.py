@@ -179,7 +179,7 @@ def test_mlflow_has_one_run_per_trial(finished: Sweep) -> None:
     assert trials == [f"trial-{index:05d}" for index in range(10)]
     sweeps = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(sweeps) == 1
-    assert "correlation/reference/components/spearman" in sweeps[0].data.metrics
+    assert "correlation/selections" in sweeps[0].data.metrics
     assert "report.html" in {item.path for item in client.list_artifacts(sweeps[0].info.run_id)}
     assert len(client.search_model_versions("name = 'unfreeze-test'")) == 1
 

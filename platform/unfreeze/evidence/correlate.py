@@ -33,9 +33,12 @@ def score_selections(trials: Sequence[TrialRecord], model: ModelFacts) -> tuple[
     """
     blocks = model.num_blocks
 
+    texts = {trial.spec.selection for trial in trials}  # few, of thousands of trials
+    canonical_texts = {text: str(parse_selection(text, num_blocks=blocks)) for text in texts}
+
     def canonical(trial: TrialRecord) -> TrialRecord:
-        selection = str(parse_selection(trial.spec.selection, num_blocks=blocks))
-        return replace(trial, spec=replace(trial.spec, selection=selection))
+        text = canonical_texts[trial.spec.selection]
+        return trial if text == trial.spec.selection else replace(trial, spec=replace(trial.spec, selection=text))
 
     scores = []
     for choice in choose_rates(map(canonical, trials)):

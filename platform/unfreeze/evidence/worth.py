@@ -52,7 +52,7 @@ def score_slopes(
     trouble = _trouble([trial for trial, _ in kept], [selection for _, selection in kept])
     if trouble is not None:
         return tuple(_nothing(score, len(kept), trouble) for score in plasticity.by_group)
-    whole = all(str(selection) == "+".join(selection.components) for _, selection in kept)
+    whole = all(str(selection) == "+".join(selection.components) for selection in {own for _, own in kept})
     num_groups = 1 if whole else model.num_blocks
     with threadpool_limits(limits=1):  # the same bits on every machine
         effects = _fit(kept, num_groups)
@@ -75,8 +75,11 @@ def score_slopes(
 def weighed_trials(trials: Sequence[TrialRecord], model: ModelFacts) -> list[tuple[TrialRecord, Selection]]:
     """The trials that count, each with its selection."""
     finished = [t for t in trials if t.state is TrialState.FINISHED and t.reports]
-    selections = [parse_selection(t.spec.selection, num_blocks=model.num_blocks) for t in finished]
-    return [(t, s) for t, s in zip(finished, selections, strict=True) if has_plasticity(s)]
+    # Each text once: there are thousands of trials and few selections.
+    selections = {
+        text: parse_selection(text, num_blocks=model.num_blocks) for text in {t.spec.selection for t in finished}
+    }
+    return [(t, selections[t.spec.selection]) for t in finished if has_plasticity(selections[t.spec.selection])]
 
 
 def _trouble(trials: Sequence[TrialRecord], selections: Sequence[Selection]) -> str | None:
@@ -91,7 +94,7 @@ def _trouble(trials: Sequence[TrialRecord], selections: Sequence[Selection]) -> 
         return f"every trial has the same accuracy, {accuracies[0]:.2%}"
     if len(components) < MIN_COMPONENTS:
         return f"only {', '.join(sorted(components))} were trained, it takes {MIN_COMPONENTS} of the components"
-    if len({str(selection) for selection in selections}) == len(selections):
+    if len({*selections}) == len(selections):
         return "every selection was run once, which cannot tell an effect from a run’s luck"
     return None
 

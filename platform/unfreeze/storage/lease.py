@@ -138,7 +138,7 @@ def _new(life_s: float) -> Lease:
         host=socket.gethostname(),
         pid=os.getpid(),
         process=_process(os.getpid()),
-        job=_job(),
+        job=submitted_job(),
         since_ms=now,
         renewed_ms=now,
         expires_ms=now + round(1000 * life_s),
@@ -162,7 +162,7 @@ def _key(number: int) -> str:
     return f"lease/{number:05d}.json"
 
 
-def _job() -> str | None:
+def submitted_job() -> str | None:
     """Of Slurm, or of `ray job submit`, which hands its driver a JSON object with the submission's id."""
     config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     return os.environ.get("SLURM_JOB_ID") or config.get("metadata", {}).get("job_submission_id")

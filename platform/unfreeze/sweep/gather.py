@@ -1,6 +1,7 @@
 """A sweep's evidence, gathered from its ledger: reports and MLflow show this and nothing else."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from unfreeze.load import load_config
 from unfreeze.records import (
     Contender,
     Evidence,
+    TrialRecord,
     data_facts_from_dict,
     final_result_from_dict,
     model_facts_from_dict,
@@ -24,8 +26,8 @@ from unfreeze.search.standing import stand
 from unfreeze.storage.ledger import Ledger
 
 
-def read_evidence(ledger: Ledger) -> Evidence:
-    """Everything known so far; works on a sweep that is still running.
+def read_evidence(ledger: Ledger, records: Sequence[TrialRecord] | None = None) -> Evidence:
+    """Everything known so far; works on a sweep that is still running. ``records``: its trials', None: read here.
 
     Raises:
         StorageError: there is no such sweep, or its pre-pass has not finished.
@@ -35,7 +37,7 @@ def read_evidence(ledger: Ledger) -> Evidence:
         what = "no sweep" if config is None else "no finished pre-pass"
         raise StorageError(f"there is {what} in {ledger.url('')}; check storage and sweep.name, or run the sweep")
     model, plasticity = model_facts_from_dict(facts["model"]), plasticity_table_from_dict(table)
-    trials = tuple(ledger.trials())
+    trials = tuple(ledger.trials() if records is None else records)
     final, opened = ledger.read_json("final.json"), ledger.tests()
     data, understood = data_facts_from_dict(facts["data"]), _understood(config)
     contenders: tuple[Contender, ...] = ()

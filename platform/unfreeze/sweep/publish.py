@@ -8,6 +8,6 @@ from unfreeze.tracking.mirror import MlflowMirror
 
 
 def publish(evidence: Evidence, ledger: Ledger, mirror: MlflowMirror) -> None:
-    """Write ``report.html`` and hand the evidence to the mirror; repeating it changes nothing."""
+    """Write ``report.html`` and hand the figures to the mirror; repeating it changes nothing."""
     ledger.write_bytes("report.html", html_report(evidence).encode())
-    mirror.log_evidence(evidence, render_all(evidence))
+    mirror.log_figures({f"{name}.svg": svg.encode() for name, svg in render_all(evidence).items()})

@@ -57,7 +57,7 @@ def run_sweep(config: Config) -> Evidence:
             with ray_cluster(config.cluster), watch_cluster() as watch:
                 find_answer(settle_gpus(config), ledger, watch)
         evidence = read_evidence(ledger)
-        with MlflowMirror(config.tracking, ledger) as mirror:
+        with MlflowMirror(config.tracking, ledger, read_evidence) as mirror:
             publish(evidence, ledger, mirror)
         return evidence
 
@@ -76,7 +76,7 @@ def find_answer(config: Config, ledger: Ledger, watch: ClusterWatch) -> None:
     ledger.claim(config)  # not before all is checked: a mistake must not take the name
     with (
         no_trial_is_to_blame(),
-        MlflowMirror(config.tracking, ledger) as mirror,
+        MlflowMirror(config.tracking, ledger, read_evidence) as mirror,
         StudyMirror(config, ledger, model) as study,
     ):
         ledger.write_json("environment.json", describe_environment())

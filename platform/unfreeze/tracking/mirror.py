@@ -2,22 +2,26 @@
 
 import logging
 import threading
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from unfreeze.config import TrackingConfig
-from unfreeze.records import Evidence, TrialState
+from unfreeze.records import Evidence, TrialRecord, TrialState
 from unfreeze.report.settings import redact
 from unfreeze.storage.ledger import Ledger
 from unfreeze.tracking import view
 from unfreeze.tracking.runs import SWEEP, RunTree
 from unfreeze.tracking.server import ExperimentDeletedError, check_reachable, connect, open_experiment
+from unfreeze.tracking.settling import Step, steps
 
 _log = logging.getLogger(__name__)
 
 _PAUSE_S = 2.0  # between two syncs, so that many notices become one
 _MAX_BACKOFF_S = 120.0
+_CPU_SHARE = 0.02  # of one core at most, while trials run: after each sync a pause as long as that asks for
+_FILES_EVERY_S = 60.0  # while trials run
 _CLOSE_TIMEOUT_S = 60.0
 _KEEPS_TRYING = "The sweep goes on and keeps trying; to catch up later, run the same command again"
 
@@ -29,14 +33,24 @@ class MlflowMirror:
     back-off, and the same command run again catches up.
     """
 
-    def __init__(self, config: TrackingConfig, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        config: TrackingConfig,
+        ledger: Ledger,
+        gather: Callable[[Ledger, Sequence[TrialRecord]], Evidence],
+    ) -> None:
+        """``gather``: makes the evidence of the ledger and its trials' records, once the pre-pass is there."""
         self._config = config
         self._ledger = ledger
+        self._gather = gather
         self._tree: RunTree | None = None
-        self._settled: set[str] = set()  # trials written by this process that no attempt will change
+        self._settled: dict[str, TrialRecord] = {}  # trials written by this process that no attempt will change
+        self._told: object = None  # what the evidence was last gathered from
         self._evidence: Evidence | None = None
-        self._figures: dict[str, str] = {}
+        self._settling: list[Step] = []
+        self._figures: dict[str, bytes] = {}
         self._files_fail = False
+        self._files_due = 0.0
         self._lock = threading.Lock()  # one sync at a time
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -61,9 +75,9 @@ class MlflowMirror:
         """The ledger has changed: sync soon. Returns at once."""
         self._wake.set()
 
-    def log_evidence(self, evidence: Evidence, figures: Mapping[str, str]) -> None:
-        """Hand over what the ledger does not hold: correlations, recommendation and figures. Returns at once."""
-        self._evidence, self._figures = evidence, dict(figures)
+    def log_figures(self, figures: Mapping[str, bytes]) -> None:
+        """Hand over what the ledger does not hold: files by name, such as ``best_so_far.svg``. Returns at once."""
+        self._figures = dict(figures)
         self.notify()
 
     def close(self, status: str = "FINISHED", *, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
@@ -92,7 +106,7 @@ class MlflowMirror:
             try:
                 self._sync(self._config.uri)
             except Exception:
-                self._tree = None  # look everything up again: the server may have come back with less
+                self._tree, self._told = None, None  # look everything up again: it may have come back with less
                 self._settled.clear()
                 raise
 
@@ -102,8 +116,10 @@ class MlflowMirror:
             if failures == 0:
                 self._wake.wait()
             self._wake.clear()
+            began = time.thread_time()
             failures = 0 if self._try_sync() else failures + 1
-            self._closing.wait(min(_PAUSE_S * 2 ** min(failures, 10), _MAX_BACKOFF_S))
+            pause = max(_PAUSE_S * 2 ** min(failures, 10), (time.thread_time() - began) / _CPU_SHARE)
+            self._closing.wait(min(pause, _MAX_BACKOFF_S))
         self._try_sync()
 
     def _try_sync(self) -> bool:
@@ -131,26 +147,48 @@ class MlflowMirror:
         view.write_sweep(tree, self._ledger, settings)
         if self._thread is not None:
             tree.set_status(SWEEP, "RUNNING")  # a resumed one was FAILED, KILLED or FINISHED
-        view.write_prepass(tree, self._ledger, settings)
-        self._write_trials(tree, settings)
-        evidence = self._evidence
-        if evidence is not None:
-            view.write_evidence(tree, evidence)
-            if self._evidence is evidence:  # else a newer one has come in meanwhile
-                self._evidence = None
+        is_measured = view.write_prepass(tree, self._ledger)
+        trials = self._write_trials(tree, settings)
+        if is_measured and settings.model is not None:
+            self._write_evidence(tree, settings, trials)
         finalized = view.write_final(tree, self._ledger)
         if self._end_status is not None:
             tree.set_status(SWEEP, self._end_status)
         elif finalized and self._thread is None:  # caught up by hand
             tree.set_status(SWEEP, "FINISHED")
-        self._write_files(tree, settings)
+        if self._ends or time.monotonic() >= self._files_due:
+            self._write_files(tree, settings)
+            self._files_due = time.monotonic() + _FILES_EVERY_S
+
+    @property
+    def _ends(self) -> bool:
+        """Whether nothing will be written after this, as far as is known."""
+        return self._end_status is not None or self._thread is None
+
+    def _write_evidence(self, tree: RunTree, settings: view.SweepSettings, trials: Sequence[TrialRecord]) -> None:
+        """The answer, if there may be another one than was last told."""
+        known = ({r.spec.trial_id: r.state for r in trials if r.state.is_final}, self._ledger.read_json("final.json"))
+        if known == self._told:
+            return
+        evidence = self._evidence = self._gather(self._ledger, trials)
+        self._settling += steps(evidence.plasticity, trials, evidence.model, after=len(self._settling))
+        view.write_settling(tree, self._settling)
+        view.write_evidence(tree, evidence, settings)
+        self._told = known
 
     def _write_files(self, tree: RunTree, settings: view.SweepSettings) -> None:
         """After a failure there is one more attempt, at the end: an artifact store out of reach may take minutes."""
-        if self._files_fail and self._end_status is None and self._thread is not None:
+        if self._files_fail and not self._ends:
             return
         try:
-            view.write_files(tree, self._ledger, settings, self._figures)
+            view.write_files(
+                tree,
+                self._ledger,
+                settings,
+                evidence=self._evidence,
+                settling=self._settling if self._ends else (),
+                figures=self._figures,
+            )
         except Exception as error:  # a folder of the server's, a bucket without credentials, a disk that is full
             if not self._files_fail:
                 _log.warning(
@@ -161,15 +199,20 @@ class MlflowMirror:
                 )
             self._files_fail = True
 
-    def _write_trials(self, tree: RunTree, settings: view.SweepSettings) -> None:
-        """Every trial in a final state. The settled ones are not even read again: a sweep may have thousands."""
+    def _write_trials(self, tree: RunTree, settings: view.SweepSettings) -> list[TrialRecord]:
+        """Write every trial in a final state; returns all. The settled ones are not even read again: a sweep may have
+        thousands."""
+        trials = []
         for key in self._ledger.storage.keys(f"{self._ledger.sweep}/trials/"):
             trial_id = key.rpartition("/")[2].removesuffix(".json")
-            record = None if trial_id in self._settled else self._ledger.trial(trial_id)
-            if record is not None and record.state.is_final:
+            record = self._settled.get(trial_id)
+            if record is None and (record := self._ledger.trial(trial_id)) is not None and record.state.is_final:
                 view.write_trial(tree, record, settings)
                 if record.state is not TrialState.FAILED:  # a failed one may be taken up again
-                    self._settled.add(trial_id)
+                    self._settled[trial_id] = record
+            if record is not None:
+                trials.append(record)
+        return sorted(trials, key=lambda record: record.spec.index)
 
     def _open(self, uri: str) -> RunTree:
         if self._tree is None:

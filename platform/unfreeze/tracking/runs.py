@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 SWEEP = "sweep"
 PREPASS = "pre-pass"
 _KEY = "unfreeze.run"  # SWEEP, PREPASS or a trial's id
 _DIGEST = "unfreeze.digest"  # of the record the run was written from: a run that carries it is complete
 _SHA256 = "unfreeze.sha256"  # of the exported file, on its model version
+_SETTLED = "unfreeze.settled"  # finished trials that the sweep's run has a point for in its charts
 _PARENT = "mlflow.parentRunId"
 # `log_batch` takes 1,000 metrics, 100 params and 100 tags, and 1,000 in all.
 _METRICS_PER_BATCH, _OTHERS_PER_BATCH = 800, 100
@@ -30,6 +32,7 @@ class _Run:
     start_ms: int
     status: str
     digest: str | None
+    settled: int = 0
 
 
 class RunTree:
@@ -67,6 +70,7 @@ class RunTree:
                         start_ms=run.info.start_time,
                         status=run.info.status,
                         digest=tags.get(_DIGEST),
+                        settled=int(tags.get(_SETTLED, 0)),
                     )
             token = page.token
             if not token:
@@ -81,6 +85,10 @@ class RunTree:
             tags[_PARENT] = self._runs[SWEEP].run_id
         info = self._client.create_run(self._experiment_id, start_time=start_ms, tags=tags, run_name=name).info
         self._runs[key] = _Run(run_id=info.run_id, start_ms=info.start_time, status=info.status, digest=None)
+        if key == SWEEP:  # somebody has deleted the one that was here: what lay below it is below the new one now
+            for below in self._runs.values():
+                if below.run_id != info.run_id:
+                    self._client.set_tag(below.run_id, _PARENT, info.run_id)
 
     def is_written(self, key: str, digest: str) -> bool:
         run = self._runs.get(key)
@@ -120,6 +128,20 @@ class RunTree:
             marks = marks[_OTHERS_PER_BATCH:] if last else marks
         if digest is not None:
             run.digest = digest
+
+    @property
+    def settled(self) -> int:
+        """How many finished trials the sweep's charts have a point for."""
+        return self._runs[SWEEP].settled
+
+    def write_settled(self, num_finished: int, metrics: Sequence[MetricRow]) -> None:
+        """Points of the sweep's charts up to ``num_finished``."""
+        self.write(SWEEP, metrics=metrics, tags={_SETTLED: str(num_finished)})
+        self._runs[SWEEP].settled = num_finished
+
+    def log_datasets(self, key: str, inputs: "list[DatasetInput]") -> None:
+        """Say which data a run used. A name and digest that it has already stays one."""
+        self._client.log_inputs(self._runs[key].run_id, inputs)
 
     def upload(self, key: str, path: str, content: bytes) -> None:
         """Put an artifact, unless this process has put the same content there before."""

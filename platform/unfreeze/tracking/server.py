@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unfreeze.report.settings import redact
+from unfreeze.tracking.describe import EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,6 +24,8 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+# MLflow shows an experiment that does not say what it is as one of generative models.
+_ABOUT = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": EXPERIMENT}
 _SQLITE = "sqlite:///"
 _PROBE_TIMEOUT_S = 5.0
 
@@ -106,7 +109,7 @@ def open_experiment(client: "MlflowClient", uri: str, name: str) -> str:
         # MLflow's default for a database is ./mlruns of whoever happens to write.
         artifacts = None if path is None else (path.parent / "mlartifacts").as_uri()
         try:
-            return client.create_experiment(name, artifact_location=artifacts)
+            return client.create_experiment(name, artifact_location=artifacts, tags=_ABOUT)
         except MlflowException:
             experiment = client.get_experiment_by_name(name)  # another sweep may have been faster
             if experiment is None:
@@ -116,6 +119,9 @@ def open_experiment(client: "MlflowClient", uri: str, name: str) -> str:
             f"MLflow's experiment {name!r} at {redact(uri)} is deleted: bring it back with `mlflow experiments restore "
             f"--experiment-id {experiment.experiment_id}`, or choose another, tracking.experiment=…"
         )
+    for key, text in _ABOUT.items():
+        if key not in experiment.tags:  # an older one, or made by hand; what somebody has written there stays
+            client.set_experiment_tag(experiment.experiment_id, key, text)
     return experiment.experiment_id
 
 

@@ -1,31 +1,43 @@
 """What of the ledger goes into which MLflow run: parameters, metrics, tags and artifacts."""
 
 import contextlib
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
+from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.config import FREE_OPTIONS, FREE_SECTIONS
+from unfreeze.cost.model import CostModel, cost_model
+from unfreeze.errors import ConfigError
 from unfreeze.evidence.verdict import verdict
+from unfreeze.load import load_config
 from unfreeze.records import (
-    Correlation,
+    COMPONENTS,
+    DataFacts,
     Evidence,
     FinalResult,
+    ModelFacts,
     PlasticityTable,
-    ScoreWorth,
     TrialRecord,
     TrialState,
+    data_facts_from_dict,
     final_result_from_dict,
+    model_facts_from_dict,
     plasticity_table_from_dict,
     to_dict,
 )
 from unfreeze.report.choices import chosen_on
 from unfreeze.report.settings import flatten
 from unfreeze.storage.ledger import Ledger
+from unfreeze.tracking.datasets import dataset_inputs
+from unfreeze.tracking.describe import describe_sweep, source_tags
+from unfreeze.tracking.picture import draw_settling
 from unfreeze.tracking.runs import PREPASS, SWEEP, MetricRow, RunTree
+from unfreeze.tracking.settling import Step
+from unfreeze.tracking.tables import evidence_tables, shown_as_tables
 
 _STATUS = {
     TrialState.FINISHED: "FINISHED",
@@ -39,10 +51,18 @@ _FREE = {f"{section}.{option}" for section, options in FREE_OPTIONS.items() for 
 
 @dataclass(frozen=True, slots=True)
 class SweepSettings:
-    """What every run of the sweep is marked with, flat."""
+    """What the runs of the sweep say of its configuration, model, data and surroundings."""
 
-    config: dict[str, str]
-    environment: dict[str, str]
+    raw: dict[str, Any]  # the configuration, as it was stored
+    config: dict[str, str]  # the same, flat
+    environment: dict[str, Any]
+    model: ModelFacts | None  # None in a ledger that has no facts
+    data: DataFacts | None
+    cost: CostModel | None  # None for a configuration of an older version
+
+    @property
+    def source(self) -> dict[str, str]:
+        return self.environment.get("source", {})
 
 
 def read_settings(ledger: Ledger) -> SweepSettings | None:
@@ -50,18 +70,41 @@ def read_settings(ledger: Ledger) -> SweepSettings | None:
     config = ledger.read_json("config.json")
     if config is None:
         return None
-    return SweepSettings(flatten(config), flatten(ledger.read_json("environment.json") or {}, prefix="environment."))
+    facts = ledger.read_json("facts.json") or {}
+    return SweepSettings(
+        raw=config,
+        config=flatten(config),
+        environment=ledger.read_json("environment.json") or {},
+        model=model_facts_from_dict(facts["model"]) if facts else None,
+        data=data_facts_from_dict(facts["data"]) if facts else None,
+        cost=_cost_model(json.dumps(config), json.dumps(facts["model"])) if facts else None,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _cost_model(config: str, model: str) -> CostModel | None:
+    """None in ledgers of older versions. Kept, since checking a configuration takes longer than a sync."""
+    facts = model_facts_from_dict(json.loads(model))
+    try:
+        return cost_model(load_config(json.loads(config)), facts) if facts.num_tokens else None
+    except ConfigError:
+        return None
 
 
 def write_sweep(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> None:
     first = ledger.trial("trial-00000")
     tree.ensure(SWEEP, name=ledger.sweep, start_ms=_start_ms(first) if first else None)
-    digest = _digest({"config": settings.config, "environment": settings.environment})
+    digest = _digest({"config": settings.config, "environment": settings.environment, "data": settings.data is None})
     if tree.is_written(SWEEP, digest):
         return
     fixed = {key: value for key, value in settings.config.items() if key.partition(".")[0] not in FREE_SECTIONS}
     params, tags = _apart(fixed)
-    tree.write(SWEEP, params=params, tags=tags | settings.environment, digest=digest)
+    versions = settings.environment.get("versions", {})
+    three = {"python": settings.environment.get("python"), "torch": versions.get("torch"), "ray": versions.get("ray")}
+    tags |= {f"environment.{name}": version for name, version in three.items() if version}
+    if settings.data is not None:
+        tree.log_datasets(SWEEP, dataset_inputs(settings.raw, settings.data))
+    tree.write(SWEEP, params=params, tags=tags | source_tags(settings.source), digest=digest)
 
 
 def _apart(settings: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -70,10 +113,11 @@ def _apart(settings: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]
     return fixed, free
 
 
-def write_prepass(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> None:
+def write_prepass(tree: RunTree, ledger: Ledger) -> bool:
+    """What the pre-pass measured; False while it has not."""
     raw = ledger.read_json("plasticity.json")
     if raw is None or tree.is_written(PREPASS, digest := _digest(raw)):
-        return
+        return raw is not None
     table = plasticity_table_from_dict(raw)
     stamp = tree.start_ms(SWEEP)
     tree.ensure(PREPASS, name=PREPASS, start_ms=stamp)
@@ -82,8 +126,9 @@ def write_prepass(tree: RunTree, ledger: Ledger, settings: SweepSettings) -> Non
     metrics = [*_component_metrics(table, stamp), *_block_metrics(table, stamp)]
     tags = {f"unfreeze.stopped.{mode}": reason for mode, reason in table.stopped.items()}
     tags |= {f"unfreeze.ranking.{ranking.mode}": str(ranking) for ranking in table.rankings if ranking.block is None}
-    tree.write(PREPASS, params=params, metrics=metrics, tags={**tags, **settings.environment}, digest=digest)
+    tree.write(PREPASS, params=params, metrics=metrics, tags=tags, digest=digest)
     tree.set_status(PREPASS, "FINISHED", end_ms=stamp + round(1000 * table.seconds))
+    return True
 
 
 def write_trial(tree: RunTree, record: TrialRecord, settings: SweepSettings) -> None:
@@ -92,51 +137,81 @@ def write_trial(tree: RunTree, record: TrialRecord, settings: SweepSettings) -> 
     if tree.is_written(key, digest):
         return
     start_ms = _start_ms(record) or tree.start_ms(SWEEP)
-    tree.ensure(key, name=f"{key} {record.spec.selection}", start_ms=start_ms)
+    spec = record.spec
+    tree.ensure(key, name=f"{spec.selection} · {spec.learning_rate:.2g} · s{spec.seed}", start_ms=start_ms)
     params = {
-        "selection": record.spec.selection,
-        "learning_rate": repr(record.spec.learning_rate),
-        "seed": str(record.spec.seed),
-        "origin": record.spec.origin,
+        "selection": spec.selection,
+        "learning_rate": repr(spec.learning_rate),
+        "seed": str(spec.seed),
+        "origin": spec.origin,
         "model": settings.config["model.name"],
         "data": settings.config["data.name"],
     }
-    own, free = _apart({name: value for name, value in settings.config.items() if name.startswith("finetune.")})
-    params |= own
     tags = {
-        **free,
         "unfreeze.trial": key,
         "unfreeze.state": record.state.value,
         "unfreeze.slot": record.slot,
         "unfreeze.checkpoint": record.checkpoint,
         "unfreeze.attempts": str(record.attempts),
         "unfreeze.error": record.error,
-        **settings.environment,
     }
-    tree.write(key, params=params, metrics=_trial_metrics(record, start_ms), tags=tags, digest=digest)
+    metrics = _trial_metrics(record, start_ms)
+    if settings.model is not None:
+        selection = parse_selection(spec.selection, num_blocks=settings.model.num_blocks)
+        params |= _trained_shares(selection, settings.model.num_blocks)
+        metrics += _cost_metrics(record, selection, settings, metrics[-1])
+    tree.write(key, params=params, metrics=metrics, tags=tags, digest=digest)
     tree.set_status(key, _STATUS[record.state], end_ms=record.reports[-1].timestamp_ms if record.reports else start_ms)
 
 
-def write_evidence(tree: RunTree, evidence: Evidence) -> None:
+def _trained_shares(selection: Selection, num_blocks: int) -> dict[str, str]:
+    """``train.mha`` → share of the blocks whose MHA is trained: 1, 0 or between."""
+    shares = {name: sum(own == name for _, own in selection.members) / num_blocks for name in COMPONENTS}
+    return {f"train.{name}": f"{share:.3g}" for name, share in shares.items()}
+
+
+def _cost_metrics(
+    record: TrialRecord, selection: Selection, settings: SweepSettings, last: MetricRow
+) -> list[MetricRow]:
+    """What the trial costs, as shares of the model and of training all of it; at the time and step of ``last``."""
+    assert settings.model is not None
+    found = {"trainable_share": record.trainable_parameters / settings.model.num_parameters}
+    if settings.cost is not None:
+        found["flops_share"] = settings.cost.flops_share(selection)
+    return [(name, value, *last[2:]) for name, value in found.items()]
+
+
+def write_settling(tree: RunTree, found: Sequence[Step]) -> None:
+    """The coefficients after every finished trial that MLflow does not have yet."""
+    new = [step for step in found if step.num_finished > tree.settled]
+    if new:
+        metrics = [(n, v, step.timestamp_ms, step.num_finished) for step in new for n, v in step.values.items()]
+        tree.write_settled(new[-1].num_finished, metrics)
+
+
+def write_evidence(tree: RunTree, evidence: Evidence, settings: SweepSettings) -> None:
+    """The answer as it stands: in words above the sweep's run, and what of it one compares between sweeps."""
     # The step grows with the trials seen, so that of two answers MLflow shows the later one.
     stamps = [report.timestamp_ms for trial in evidence.trials for report in trial.reports]
     stamp, step = max(stamps, default=tree.start_ms(SWEEP)), len(evidence.trials)
-    metrics = [row for found in evidence.correlations for row in _correlation_metrics(found, stamp, step)]
-    metrics += [row for found in evidence.worths for row in _worth_metrics(found, stamp, step)]
-    tags: dict[str, str | None] = {"verdict": verdict(evidence.worths)}
+    tags: dict[str, str | None] = {
+        "mlflow.note.content": describe_sweep(evidence, command=settings.source.get("command", "")),
+        "verdict": verdict(evidence.worths),
+        "mlflow.loggedArtifacts": shown_as_tables(),
+    }
     chosen = evidence.recommendation
+    values: dict[str, float | None] = {}
     if chosen is not None:
-        metrics.append(("recommendation/val_accuracy", chosen.val_accuracy, stamp, step))
-        if chosen.val_accuracy_sd is not None:
-            metrics.append(("recommendation/val_accuracy_sd", chosen.val_accuracy_sd, stamp, step))
-        metrics.append(("recommendation/num_seeds", chosen.num_seeds, stamp, step))
-        metrics.append(("recommendation/trainable_parameters", chosen.trainable_parameters, stamp, step))
+        values["recommendation/val_accuracy"] = chosen.val_accuracy
+        values["recommendation/val_accuracy_sd"] = chosen.val_accuracy_sd
+        values["recommendation/num_seeds"] = chosen.num_seeds
+        values["recommendation/trainable_parameters"] = chosen.trainable_parameters
+        values["recommendation/test_accuracy"] = chosen.test_accuracy
         tags["recommendation.selection"] = chosen.selection
         tags["recommendation.learning_rate"] = repr(chosen.learning_rate)
         tags["recommendation.trials"] = ", ".join(chosen.trial_ids)
         tags["recommendation.chosen_on"] = chosen_on(chosen)
-        if chosen.test_accuracy is not None:
-            metrics.append(("recommendation/test_accuracy", chosen.test_accuracy, stamp, step))
+    metrics = [(name, value, stamp, step) for name, value in values.items() if value is not None]
     tree.write(SWEEP, metrics=metrics, tags=tags)
 
 
@@ -154,14 +229,27 @@ def write_final(tree: RunTree, ledger: Ledger) -> bool:
     return True
 
 
-def write_files(tree: RunTree, ledger: Ledger, settings: SweepSettings, figures: Mapping[str, str]) -> None:
+def write_files(
+    tree: RunTree,
+    ledger: Ledger,
+    settings: SweepSettings,
+    *,
+    evidence: Evidence | None,
+    settling: Sequence[Step],
+    figures: Mapping[str, bytes],
+) -> None:
     """Everything that goes to the artifact store, which the server may reach and this machine not: so it comes last."""
     tree.upload(SWEEP, "config.json", json.dumps(settings.config, indent=1).encode())
+    tree.upload(SWEEP, "environment.json", json.dumps(settings.environment, indent=1).encode())
     plasticity, final = ledger.read_json("plasticity.json"), ledger.read_json("final.json")
     if plasticity is not None:
         tree.upload(PREPASS, "plasticity.json", json.dumps(plasticity, indent=1).encode())
-    for name, svg in figures.items():
-        tree.upload(SWEEP, f"figures/{name}.svg", svg.encode())
+    for name, content in ({} if evidence is None else evidence_tables(evidence)).items():
+        tree.upload(SWEEP, name, content)
+    for name, content in figures.items():
+        tree.upload(SWEEP, f"figures/{name}", content)
+    if settling:
+        tree.upload(SWEEP, "figures/settling.png", draw_settling(settling))
     with contextlib.suppress(KeyError):  # not written yet
         tree.upload(SWEEP, "report.html", ledger.read_bytes("report.html"))
     if final is not None:
@@ -217,19 +305,6 @@ def _trial_metrics(record: TrialRecord, start_ms: int) -> list[MetricRow]:
     if record.best_val_accuracy is not None:
         metrics.append(("best_val_accuracy", record.best_val_accuracy, stamp, step))
     return metrics
-
-
-def _correlation_metrics(found: Correlation, stamp: int, step: int) -> list[MetricRow]:
-    prefix = f"correlation/{found.mode}/{found.name}"
-    names = ("n", "spearman", "spearman_p", "kendall", "kendall_p")
-    values = {name: getattr(found, name) for name in names}
-    return [(f"{prefix}/{name}", value, stamp, step) for name, value in values.items() if value is not None]
-
-
-def _worth_metrics(found: ScoreWorth, stamp: int, step: int) -> list[MetricRow]:
-    """What has a value: an interval may have no end, and a score no number."""
-    values = {} if found.worth is None else to_dict(found.worth)
-    return [(f"worth/{found.score}/{name}", value, stamp, step) for name, value in values.items() if isfinite(value)]
 
 
 def _start_ms(record: TrialRecord) -> int | None:
