@@ -94,8 +94,19 @@ def _exit_codes() -> Iterator[None]:
     from unfreeze.errors import InfrastructureError, SweepInterrupted, UnfreezeError
     from unfreeze.report.streams import say
 
+    stopped: list[SweepInterrupted] = []
+
+    def stop(number: int, _: object) -> None:
+        """The first signal says how to go on and unwinds the command, the second ends it where it stands."""
+        for again in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(again, lambda number, _: os._exit(128 + number))
+        stopped.append(SweepInterrupted(number))
+        with contextlib.suppress(OSError):  # at once, since a job that is stopped has three seconds; and not by
+            os.write(2, f"{stopped[0]}\n".encode())  # `print`, in the middle of which the signal may have come
+        raise stopped[0]
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+        signal.signal(number, stop)
     try:
         yield
     except UnfreezeError as error:
@@ -104,25 +115,15 @@ def _exit_codes() -> Iterator[None]:
     except InfrastructureError as error:
         say(f"error: {error}")
         sys.exit(75)
-    except SweepInterrupted as interruption:
-        sys.exit(interruption.exit_code)
+    except KeyboardInterrupt:  # from a call of Ray a plain one, in place of the handler's (`check_status`, _raylet.pyx)
+        if not stopped:
+            raise
+        sys.exit(stopped[0].exit_code)
     except OSError as error:
         if error.errno not in _SURROUNDINGS:
             raise
         say(f"error: {error.strerror}: {error.filename or 'no file named'}; make room there, or see to its permissions")
         sys.exit(2)
-
-
-def _stop(number: int, _: object) -> None:
-    """Ctrl-C and SIGTERM: the first says how to go on and unwinds the command, the second ends it where it stands."""
-    from unfreeze.errors import SweepInterrupted
-
-    for again in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(again, lambda number, _: os._exit(128 + number))
-    interruption = SweepInterrupted(number)
-    with contextlib.suppress(OSError):  # at once, since a job that is stopped has three seconds; and not by `print`,
-        os.write(2, f"{interruption}\n".encode())  # in the middle of which the signal may have come
-    raise interruption
 
 
 def recompose(experiment: str, *overrides: str) -> "Config":

@@ -16,6 +16,10 @@ with entry._exit_codes():
     try:
         print("working", flush=True)
         time.sleep(600)
+    except KeyboardInterrupt:
+        if sys.argv[3] == "replaced":
+            raise KeyboardInterrupt from None
+        raise
     finally:
         print("unwinding", flush=True)
         time.sleep(float(sys.argv[2]))
@@ -23,14 +27,15 @@ with entry._exit_codes():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(("again", "raised"), [(False, "kept"), (True, "kept"), (False, "replaced")])
 def test_the_first_signal_unwinds_and_says_how_to_go_on_and_the_second_does_not_wait(
-    number: signal.Signals, code: int, again: bool, tmp_path: Path, processes: Processes
+    number: signal.Signals, code: int, again: bool, raised: str, tmp_path: Path, processes: Processes
 ) -> None:
+    """Replaced: as Ray does with what a handler raises in one of its calls."""
     said = tmp_path / "log"
     with said.open("wb") as log:
         process = processes.start(
-            [sys.executable, "-c", COMMAND, str(SWEEPS), "600" if again else "0"], cwd=tmp_path, log=log
+            [sys.executable, "-c", COMMAND, str(SWEEPS), "600" if again else "0", raised], cwd=tmp_path, log=log
         )
     for word in ("working", "unwinding") if again else ("working",):
         processes.patience.wait(lambda word=word: word in said.read_text(), 30, word)

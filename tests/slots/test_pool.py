@@ -46,9 +46,9 @@ class FakeBoard:
 
 
 class FakeRun:
-    """The future of a Train run; ``reason``: why it ended, None while it goes on."""
+    """The future of a Train run; ``reason``: why it ended, or that its keeper died; None while it goes on."""
 
-    reason: str | None = None
+    reason: str | Exception | None = None
 
 
 class FakeRay:
@@ -62,13 +62,19 @@ class FakeRay:
         self.run = SimpleNamespace(remote=self._run)
         monkeypatch.setattr(module, "beside_driver", lambda *_, **__: self)
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(ray, "get", lambda answer, timeout=None: getattr(answer, "reason", answer))
+        monkeypatch.setattr(ray, "get", self._get)
         monkeypatch.setattr(ray, "wait", self._wait)
         monkeypatch.setattr(ray, "kill", self.killed.append)
 
     def _run(self, _: Config, arguments: dict[str, Any]) -> FakeRun:
         self.runs.append((arguments["slot_id"], FakeRun()))
         return self.runs[-1][1]
+
+    def _get(self, answer: Any, timeout: float | None = None) -> Any:
+        answer = getattr(answer, "reason", answer)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _wait(self, runs: list[FakeRun], num_returns: int, timeout: float) -> tuple[list[FakeRun], list[FakeRun]]:
         assert runs
@@ -99,8 +105,8 @@ def test_a_slot_that_gets_something_done_is_started_again_and_one_that_does_not_
 ) -> None:
     pool, board = make_pool(useful=2)
     with pool:
-        for _ in range(3):
-            fake.runs[-1][1].reason = "RuntimeError: worker group failed"
+        for reason in ("RuntimeError: worker group failed", RayActorError(), "it went home"):
+            fake.runs[-1][1].reason = reason
             pool.look()
             pool.look()
         assert [slot for slot, _ in fake.runs] == ["slot-0", "slot-1", "slot-1", "slot-1"]
@@ -108,7 +114,7 @@ def test_a_slot_that_gets_something_done_is_started_again_and_one_that_does_not_
         pool.look()
         fake.now = 200.0
         pool.look()
-    assert board.lost == ["RuntimeError: worker group failed"] * 3
+    assert [reason.partition(":")[0] for reason in board.lost] == ["RuntimeError", "RayActorError", "it went home"]
     assert board.expected == [["slot-0", "slot-1"], ["slot-0"]]
 
 

@@ -63,7 +63,11 @@ class SlotPool(tune.Callback):
             RayError: the cluster is gone.
         """
         for run in self._ended(wait_s=0):
-            self._see_to(self._runs.pop(run), reason=ray.get(run))
+            try:
+                reason = ray.get(run)
+            except ray.exceptions.RayActorError as error:  # the keeper, of whom there will be another
+                reason = f"{type(error).__name__}: {error}"
+            self._see_to(self._runs.pop(run), reason)
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + HEARTBEAT_S
             self._look_at_board()
@@ -94,14 +98,14 @@ class SlotPool(tune.Callback):
         self._runs[run] = slot_id
 
 
-def beside_driver(actor: type, *arguments: Any, max_concurrency: int | None = None) -> Any:
-    """An actor that takes no resources and is made anew, on this node, should it die; calls wait for it.
+def beside_driver(actor: type, *arguments: Any, **options: Any) -> Any:
+    """An actor that takes no resources, on this node, where it is made anew should it die.
 
     Without a strategy what asks for nothing is placed anywhere (ray#23343), and is lost with a worker's node.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": max_concurrency}
-    return ray.remote(scheduling_strategy=here, **options)(actor).remote(*arguments)
+    options |= {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    return ray.remote(**options)(actor).remote(*arguments)
 
 
 class Keeper:

@@ -149,7 +149,7 @@ def run_trials(
             num_slots,
             config.search.concurrency,
         )
-    board = beside_driver(Board, config.cluster.heartbeat_timeout_s)
+    board = beside_driver(Board, config.cluster.heartbeat_timeout_s, max_task_retries=-1)  # calls wait for the new one
     # Two sweeps on one cluster must not overwrite each other's trainable (ray#31330).
     trainable = f"unfreeze-{config.sweep.name}"
     # A trial waits for a slot and computes nothing; a request may not be empty, so it takes a crumb of the head node.
