@@ -159,7 +159,9 @@ class DataConfig:
     test: str | None = option(None, "folder: the same for the test; null: as found below `path`, or split off")
     domain: Domain | None = option(None, "domainnet alone: which of its domains")
     corruption: Corruption | None = option(
-        None, "cifar10c, cifar100c: which of their files; any other set: applied to its images by us. null: none"
+        None,
+        "cifar10c, cifar100c: which of their files; any other set: applied to its images by us, all but frost, which "
+        "takes photographs of it. null: none",
     )
     severity: Annotated[int, Field(ge=1, le=5)] = option(5, "of the corruption")
     source_path: str | None = option(None, "any tree of source-domain images; null: rendered glyphs, for digits alone")

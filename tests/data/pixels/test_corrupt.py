@@ -5,10 +5,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from unfreeze.config import Corruption
 from unfreeze.data.pixels import blurs, weather
-from unfreeze.data.pixels.corrupt import Shift
+from unfreeze.data.pixels.corrupt import _CORRUPTIONS, Shift
 from unfreeze.errors import DataError
 
 NAMES = [name for name in get_args(Corruption) if name != "frost"]
@@ -140,3 +141,54 @@ def test_a_streak_leaves_a_point_along_its_angle() -> None:
 def test_an_elastic_transform_of_no_strength_is_none() -> None:
     image = scene(32)
     np.testing.assert_allclose(blurs.elastic_transform(image, (0, 0.1, 0), np.random.default_rng(0)), image, atol=1e-3)
+
+
+# --- against the published code ---------------------------------------------------------------------------------------
+
+# Mean change of `scene` by hendrycks/robustness's own functions (make_cifar_c.py, corruptions.py), with OpenCV 5.0 and
+# scikit-image 0.26: 300 draws at 32 px, 6 to 40 at 224 px.
+PUBLISHED: dict[tuple[str, int], list[float]] = {
+    ("glass_blur", 32): [10.66, 10.77, 10.47, 14.99, 14.15],
+    ("zoom_blur", 32): [7.400, 8.591, 9.662, 10.692, 11.674],
+    ("spatter", 32): [1.09, 3.05, 7.23, 2.12, 3.63],
+    ("elastic_transform", 32): [15.56, 14.38, 13.09, 12.74, 11.36],
+    ("glass_blur", 224): [9.76, 9.72, 10.61, 10.50, 10.73],
+    ("zoom_blur", 224): [9.097, 9.928, 10.141, 10.872, 11.464],
+    ("spatter", 224): [0.87, 4.57, 7.81, 6.58, 10.76],
+    ("elastic_transform", 224): [16.84, 27.41, 11.48, 11.52, 11.59],
+}
+
+
+@pytest.mark.parametrize(("name", "side"), list(PUBLISHED))
+def test_the_mean_change_is_the_published_codes(name: str, side: int) -> None:
+    image = scene(side)
+    draws = {"zoom_blur": 1, "spatter": 80}.get(name, 80 if side == 32 else 4)
+    for severity in range(1, 6) if side == 32 or draws == 1 else (3, 5):
+        published = PUBLISHED[name, side][severity - 1]
+        shift = Shift(name, severity, 0)
+        found = np.mean([np.abs(shift.apply(image, index).astype(int) - image).mean() for index in range(draws)])
+        assert found == pytest.approx(published, rel=1e-3 if draws == 1 else 0.03, abs=0 if draws == 1 else 0.2)
+
+
+def test_the_outline_of_drops_is_opencvs() -> None:
+    """cv2.Canny(layer, 50, 150) of OpenCV 5.0, and its distanceTransform's sum and largest value."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(5).normal(0.65, 0.3, (32, 32)), 1, mode="nearest")
+    edges = weather.outline(np.floor(np.where(noise < 0.69, 0, noise) * 255))
+    assert np.packbits(edges).tobytes().hex() == (
+        "1c8000a080800090810000f001240e00618a3200500a620f50084208900844070800440008004400e400440026006200620022f99e01e289"
+        "600c2388010bf27805040a01050005810781f5010c8c8591018bfa162f0c45116800f4124c0193244903080c7c0264780383940006800000"
+        "0c8780f810b881071f23830000443e00"
+    )
+    distance = weather._distance(edges)
+    assert (distance.sum(), distance.max()) == pytest.approx((1111.1705, 4.2), rel=1e-6)
+
+
+def test_a_drop_without_an_outline_and_no_drop_at_all() -> None:
+    assert not weather.outline(np.zeros((9, 9))).any()
+    dry = weather.spatter(np.full((9, 9, 3), 100, np.uint8), (0.0, 0.01, 1, 0.7, 0.5, False), np.random.default_rng(0))
+    np.testing.assert_array_equal(dry, 100)
+
+
+def test_the_elastic_strengths_are_of_244_pixels() -> None:
+    """The published code's 224 px images get the strengths of 244."""
+    assert [224 * share for share in _CORRUPTIONS["elastic_transform"].large[0]] == pytest.approx([488, 170.8, 24.4])

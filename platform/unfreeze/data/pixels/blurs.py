@@ -4,6 +4,8 @@ Each takes an image uint8 (S, S, 3), its strength and a generator, and gives flo
 """
 
 import io
+import math
+from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -28,7 +30,10 @@ def defocus_blur(image: np.ndarray, strength: tuple[float, float], _: Generator)
 
 
 def glass_blur(image: np.ndarray, strength: tuple[float, int, int], rng: Generator) -> np.ndarray:
-    """Pixels swapped with neighbours, between two light blurs."""
+    """Pixels taken from neighbours, between two light blurs.
+
+    The published line swaps two views of one array, and so copies the one pixel over the other.
+    """
     sigma, reach, rounds = strength
     side = len(image)
     blurred = np.clip(gaussian_blur(image, sigma, rng), 0, 255).astype(np.uint8)
@@ -37,9 +42,9 @@ def glass_blur(image: np.ndarray, strength: tuple[float, int, int], rng: Generat
     places = list(range(side * side))
     for _ in range(rounds):
         moves = rng.integers(-reach, reach, (2, len(order)))
-        # One after the other, each on what the last one left, so in plain lists: 50,000 swaps in 10 ms.
+        # One after the other, each from what the last one left, so in plain lists: 50,000 copies in 10 ms.
         for here, there in zip(order.tolist(), (order + moves[0] * side + moves[1]).tolist(), strict=True):
-            places[here], places[there] = places[there], places[here]
+            places[here] = places[there]
     return gaussian_blur(blurred.reshape(-1, 3)[places].reshape(image.shape), sigma, rng)
 
 
@@ -64,21 +69,24 @@ def streak(image: np.ndarray, radius: float, sigma: float, *, angle: float) -> n
 
 def zoom_blur(image: np.ndarray, strength: tuple[float, float], _: Generator) -> np.ndarray:
     factors = np.arange(1, *strength)
-    picture, total = Image.fromarray(image), image.astype(np.float32)
-    for factor in factors:
-        total += np.asarray(zoomed(picture, factor), np.float32)
-    return total / (len(factors) + 1)
+    pixels = image.astype(np.float32)
+    return (pixels + sum(zoomed(pixels, factor) for factor in factors)) / (len(factors) + 1)
 
 
-def zoomed(picture: Image.Image, factor: float) -> Image.Image:
-    """The middle of a square picture, enlarged to all of it."""
-    side = picture.width
-    margin = (side - side / factor) / 2
-    return picture.resize((side, side), Image.Resampling.BILINEAR, box=(margin, margin, side - margin, side - margin))
+def zoomed(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """The middle of a square (S, S) or (S, S, C), as many whole pixels as the enlargement needs, enlarged to all of
+    it: at 32 px rounding up to whole ones shows."""
+    side = len(pixels)
+    crop = math.ceil(side / factor)
+    start = (side - crop) // 2
+    middle = pixels[start : start + crop, start : start + crop]
+    enlarged: np.ndarray = ndimage.zoom(middle, (factor, factor, 1)[: pixels.ndim], order=1)
+    trim = (len(enlarged) - side) // 2
+    return enlarged[trim : trim + side, trim : trim + side]
 
 
 def elastic_transform(image: np.ndarray, strength: tuple[float, float, float], rng: Generator) -> np.ndarray:
-    """Three points moved and the plane with them, then every pixel along a smooth random field; one interpolation."""
+    """Three points moved and the plane with them, then every pixel along a smooth random field."""
     side = len(image)
     alpha, sigma, corner = (share * side for share in strength)
     centre, reach = side // 2, max(side // 3, 1)
@@ -87,10 +95,18 @@ def elastic_transform(image: np.ndarray, strength: tuple[float, float, float], r
     back = np.linalg.solve(np.c_[moved, np.ones(3)], points)  # (3, 2): where an output pixel comes from
     noise = rng.uniform(-1, 1, (2, side, side))
     field = ndimage.gaussian_filter(noise, (0, sigma, sigma), mode="reflect", truncate=3) * alpha
-    rows, columns = np.mgrid[:side, :side] + field
+    rows, columns = np.mgrid[:side, :side]
     across, down = np.stack([columns, rows, np.ones_like(rows)], axis=-1).dot(back).transpose(2, 0, 1)
+    turned = _sampled(image, down, across, "mirror")
+    return _sampled(turned, rows + field[0], columns + field[1], "reflect")
+
+
+def _sampled(
+    image: np.ndarray, rows: np.ndarray, columns: np.ndarray, beyond: Literal["mirror", "reflect"]
+) -> np.ndarray:
+    """The image (S, S, 3) at fractional places, bilinear; float32."""
     channels = [
-        ndimage.map_coordinates(channel, [down, across], order=1, mode="reflect")
+        ndimage.map_coordinates(channel, [rows, columns], order=1, mode=beyond)
         for channel in image.transpose(2, 0, 1).astype(np.float32)
     ]
     return np.stack(channels, axis=-1)

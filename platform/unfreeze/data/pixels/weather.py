@@ -3,9 +3,10 @@
 Each takes an image uint8 (S, S, 3), its strength and a generator, and gives float (S, S, 3) of 0 to 255.
 """
 
+import math
+
 import numpy as np
 from numpy.random import Generator
-from PIL import Image
 from scipy import ndimage
 
 from unfreeze.data.pixels.blurs import streak, zoomed
@@ -20,8 +21,7 @@ def snow(image: np.ndarray, strength: tuple[float, ...], rng: Generator) -> np.n
     """A whitened image under flakes: noise, enlarged, thresholded, and blown along a slant."""
     mean, deviation, zoom, threshold, radius, sigma, kept = strength
     pixels = image / 255
-    noise = Image.fromarray(rng.normal(mean, deviation, image.shape[:2]).astype(np.float32))
-    layer = np.asarray(zoomed(noise, zoom))
+    layer = zoomed(rng.normal(mean, deviation, image.shape[:2]), zoom)
     layer = np.clip(np.where(layer < threshold, 0, layer), 0, 1)
     flakes = streak(layer, radius, sigma, angle=rng.uniform(-135, -45))[..., None]
     white = np.maximum(pixels, (pixels @ _GREY)[..., None] * 1.5 + 0.5)
@@ -92,19 +92,60 @@ def spatter(image: np.ndarray, strength: tuple[float, ...], rng: Generator) -> n
         cover = ndimage.gaussian_filter(wet.astype(np.float64), amount, mode="nearest")[..., None]
         cover = np.where(cover < 0.8, 0, cover)
         return 255 * (pixels * (1 - cover) + cover * _MUD)
-    shine = np.where(wet, liquid * _relief(wet), 0)[..., None]
+    layer = np.floor(255 * np.clip(np.where(wet, liquid, 0), 0, 1))
+    shine = (layer * _relief(layer))[..., None]
     return 255 * (pixels + shine / max(shine.max(), 1e-12) * amount * _WATER)
 
 
-def _relief(wet: np.ndarray) -> np.ndarray:
+def _relief(layer: np.ndarray) -> np.ndarray:
     """How much each pixel of a drop shines, float (S, S): the distance to its outline, equalised and lit from a corner.
 
-    The outline is the mask's own; the recipe finds it with Canny's edge detector.
+    ``layer``: whole numbers of 0 to 255. As OpenCV's distanceTransform, blur, equalizeHist and filter2D on 8 bits.
     """
-    outline = wet & ~ndimage.binary_erosion(wet)
-    distance = np.minimum(ndimage.distance_transform_edt(~outline), 20) if outline.any() else np.zeros(wet.shape)
+    distance = np.minimum(_distance(outline(layer)), 20)
     smooth = ndimage.uniform_filter(distance, 3, mode="mirror").astype(np.uint8)
     counts = np.bincount(smooth.ravel(), minlength=256).cumsum()
-    equal = 255 * (counts - counts[smooth.min()])[smooth] / max(smooth.size - counts[smooth.min()], 1)
-    lit = np.clip(ndimage.correlate(equal, _EMBOSS, mode="mirror"), 0, 255)
-    return ndimage.uniform_filter(lit, 3, mode="mirror")
+    lowest = counts[smooth.min()]
+    equal = np.rint(255 * (counts - lowest) / (smooth.size - lowest))[smooth] if lowest < smooth.size else smooth
+    lit = np.clip(ndimage.correlate(equal.astype(np.float64), _EMBOSS, mode="mirror"), 0, 255)
+    return np.rint(ndimage.uniform_filter(lit, 3, mode="mirror"))
+
+
+def _distance(edges: np.ndarray) -> np.ndarray:
+    """To the nearest edge in steps of 1 (straight), 1.4 (diagonal) and 2.1969 (a knight's), as OpenCV measures it."""
+    if not edges.any():
+        return np.full(edges.shape, np.inf)
+    nearest = ndimage.distance_transform_edt(~edges, return_distances=False, return_indices=True)
+    away = np.abs(nearest - np.indices(edges.shape))
+    long, short = away.max(0), away.min(0)
+    knights = np.where(2 * short <= long, short, long - short)
+    diagonals = np.maximum(2 * short - long, 0)
+    return 2.1969 * knights + 1.4 * diagonals + np.maximum(long - 2 * short, 0)
+
+
+def outline(layer: np.ndarray) -> np.ndarray:
+    """Edges by Canny's detector with thresholds 50 and 150, bool (S, S), as OpenCV finds them: Sobel's derivatives,
+    |dx| + |dy| as their size, no smoothing beforehand."""
+    across, down = (ndimage.sobel(layer, axis, mode="nearest") for axis in (1, 0))
+    size = np.pad(np.abs(across) + np.abs(down), 1)
+
+    def beside(rows: int, columns: int) -> np.ndarray:
+        return size[1 + rows : len(layer) + 1 + rows, 1 + columns : len(layer) + 1 + columns]
+
+    middle, steep, flat = beside(0, 0), np.abs(down), np.abs(across)
+    tangent = math.tan(math.pi / 8)
+    level, upright = steep < tangent * flat, steep > (tangent + 2) * flat  # within 22.5° of an axis
+    rising = np.where(np.signbit(across) == np.signbit(down), beside(-1, -1), beside(-1, 1))
+    falling = np.where(np.signbit(across) == np.signbit(down), beside(1, 1), beside(1, -1))
+    largest = np.select(
+        [level, upright],
+        [
+            (middle > beside(0, -1)) & (middle >= beside(0, 1)),
+            (middle > beside(-1, 0)) & (middle >= beside(1, 0)),
+        ],
+        (middle > rising) & (middle > falling),
+    )
+    candidates = largest & (middle > 50)
+    groups, _ = ndimage.label(candidates, structure=np.ones((3, 3)))
+    strong = np.unique(groups[candidates & (middle > 150)])
+    return np.isin(groups, strong[strong > 0])
