@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faulty_proxy import faulty_proxy  # noqa: F401
 from hypothesis import HealthCheck, settings
 from moto.server import ThreadedMotoServer
 from processes import module_processes, patience, processes  # noqa: F401
+from small_disk import small_disk  # noqa: F401
 from xdist.scheduler import LoadFileScheduling
 
 _MEMORY = Path("/dev/shm")

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_disk import SmallDisk
 from torch import nn
 
 from unfreeze.config import FinetuneConfig
@@ -206,3 +208,28 @@ def test_where_it_cannot_be_written_the_trial_goes_without(
     cache = PrefixCache(tmp_path / "file" / "prefix", 2**30, {})
     assert len(run(make_warm(), data, make_spec("mha@1"), make_config(), prefixes=cache)) == 4
     assert "no activations are cached" in caplog.text
+
+
+def test_a_disk_without_room_costs_the_cache_and_not_the_trial(
+    data: Dataset,
+    make_warm: MakeWarm,
+    make_spec: MakeSpec,
+    make_config: MakeConfig,
+    small_disk: SmallDisk,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nor the process, where there is room for the tokens and none for what says which of them are there."""
+    spec, config = make_spec("mha@1"), make_config()
+    plain = run(make_warm(), data, spec, config)
+    given_up = []
+    for pages in (0, 4, 5, 6, 8, 20):
+        caplog.clear()
+        small_disk.fill(but=4096 * pages)
+        cached = run(make_warm(), data, spec, config, prefixes=PrefixCache(small_disk.path / "prefix", 2**30, {}))
+        assert [report.val_accuracy for report in cached] == [report.val_accuracy for report in plain]
+        given_up.append("they are computed anew" in caplog.text)
+        small_disk.make_room()
+        shutil.rmtree(small_disk.path / "prefix")
+    assert given_up == sorted(given_up, reverse=True)
+    assert given_up[0]
+    assert not given_up[-1]

@@ -174,6 +174,23 @@ def test_one_that_gives_a_sign_of_life_keeps_it_whatever_the_clocks_say(takeover
         thread.join()
 
 
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_a_clock_that_jumps_takes_it_from_nobody(
+    jump_s: float, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, jumped = time.time, threading.Event()
+    monkeypatch.setattr(lease.time, "time", lambda: real() + jump_s * jumped.is_set())
+    with hold(ledger, renew_s=0.1) as own:
+        own.claim(Config())
+        monkeypatch.setattr(Lease, "is_gone", lambda held: held.released)  # as on a machine that cannot be asked
+        jumped.set()
+        with pytest.raises(SweepHeldError):
+            hold(ledger, renew_s=0.4).__enter__()
+        own.write_json("final.json", {})
+    with hold(ledger) as again:
+        assert again.lease == 2
+
+
 def test_it_is_renewed_while_it_is_held(ledger: Ledger) -> None:
     with hold(ledger, renew_s=0.05):
         first = held(ledger)

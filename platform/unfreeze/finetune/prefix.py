@@ -154,9 +154,10 @@ class PrefixCache:
         if not folder.exists():
             self._make_room(size_bytes)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "tokens").open("ab") as file:
-            # Taken now: a disk that is full later would kill the process that writes to the mapping.
-            os.posix_fallocate(file.fileno(), 0, size_bytes)
+        for name, needed in (("tokens", size_bytes), ("done", num_chunks)):
+            with (folder / name).open("ab") as file:
+                # Taken now: a disk that is full later would kill the process that writes to the mapping.
+                os.posix_fallocate(file.fileno(), 0, needed)
         flags = torch.from_file(str(folder / "done"), shared=True, size=num_chunks, dtype=torch.uint8)
         size = count * one.numel()
         tokens = torch.from_file(str(folder / "tokens"), shared=True, size=size, dtype=one.dtype).view(

@@ -4,6 +4,7 @@ Two keys lead to a table. By *inputs* (file sizes and times, see `data.sets.inpu
 touching model, data or a GPU. By *digests* an actor finds it that has loaded both from elsewhere.
 """
 
+import functools
 import importlib.metadata
 import json
 import logging
@@ -22,6 +23,7 @@ from unfreeze.records import (
     to_dict,
 )
 from unfreeze.storage.base import open_storage
+from unfreeze.storage.patience import patiently
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class PlasticityCache:
         entry = json.dumps({"model": to_dict(model), "data": to_dict(data), "table": to_dict(table)}).encode()
         for key in (self._by_digests(model, data), self._by_inputs):
             if key is not None:
-                self.storage.write(key, entry)
+                patiently(functools.partial(self.storage.write, key, entry))
 
     def _by_digests(self, model: ModelFacts, data: DataFacts) -> str:
         # One set of weights fits several architectures: other heads, another epsilon.
@@ -67,7 +69,7 @@ class PlasticityCache:
 
     def _read(self, key: str) -> Measured | None:
         try:
-            entry = json.loads(self.storage.read(key))
+            entry = json.loads(patiently(lambda: self.storage.read(key)))
             return (
                 model_facts_from_dict(entry["model"]),
                 data_facts_from_dict(entry["data"]),

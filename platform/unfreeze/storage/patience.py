@@ -19,7 +19,8 @@ def patiently(act: Callable[[], T], *, patience_s: float = PATIENCE_S) -> T:
     """What ``act`` returns. Acts are safe to repeat: objects are written whole.
 
     Raises:
-        StorageError: a fault that does not pass by itself, at once; one that might, after ``patience_s``.
+        StorageError: a fault that does not pass by itself, at once; one that might, when ``patience_s`` are over and
+            the last try has come to its end.
     """
     until, pause_s = time.monotonic() + patience_s, _FIRST_PAUSE_S
     while True:

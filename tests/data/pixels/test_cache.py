@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_disk import SmallDisk
 
 from unfreeze.data.pixels import cache
 from unfreeze.data.pixels.cache import Entry, kept, make_room, release
@@ -85,6 +86,64 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, monkeypatch
     ):
         kept(tmp_path, "key", Build())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_gets_full_keeps_what_it_has_and_takes_more_once_there_is_room(small_disk: SmallDisk) -> None:
+    folder = small_disk.path / "decoded"
+    check(kept(folder, "before", Build()))
+    small_disk.fill(but=64 * KIB)
+    large = Build(200 * KIB)
+    with pytest.raises(DataError, match=r"cannot be kept in .*large: .*; make room or .*data\.cache_dir") as caught:
+        kept(folder, "large", large)
+    assert "\n" not in str(caught.value)
+    assert "None" not in str(caught.value)
+    assert entries(folder) == {"before"}
+    check(kept(folder, "before", Build()))
+    check(kept(folder, "small", Build()))  # the half has given its room back
+    small_disk.make_room()
+    kept(folder, "large", large)
+    assert entries(folder) == {"before", "small", "large"}
+
+
+def test_what_was_decoded_is_read_from_a_disk_that_is_read_only(small_disk: SmallDisk) -> None:
+    check(kept(small_disk.path, "key", Build()))
+    release(small_disk.path / "key")
+    small_disk.make_read_only()
+    build = Build()
+    check(kept(small_disk.path, "key", build))
+    assert build.calls == 0
+    with pytest.raises(DataError, match=r"Read-only file system; .* another data\.cache_dir"):
+        kept(small_disk.path, "more", build)
+    assert build.calls == 0
+
+
+# Both have found nothing before either begins; each says what it read, and from where.
+BOTH = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from unfreeze.data.pixels.cache import Entry, kept
+folder, me, other = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+def build():
+    me.touch()
+    while not other.exists():
+        time.sleep(0.001)
+    return Entry({"a": np.arange(200_000)}, {"told": "this"})
+for key in range(8):
+    me, other = me.with_suffix(f".{key}"), other.with_suffix(f".{key}")
+    entry = kept(folder, f"key{key}", build, max_bytes=10_000_000)
+    assert entry.arrays["a"].tolist() == list(range(200_000))
+    assert entry.meta == {"told": "this"}
+"""
+
+
+def test_two_sweeps_may_decode_the_same_at_once(tmp_path: Path) -> None:
+    places = [str(tmp_path / name) for name in ("cache", "one", "two")]
+    orders = (places, [places[0], places[2], places[1]])
+    both = [subprocess.Popen([sys.executable, "-c", BOTH, *order], stderr=subprocess.PIPE) for order in orders]
+    assert [(process.communicate()[1], process.returncode) for process in both] == [(b"", 0)] * 2
+    assert entries(tmp_path / "cache") <= {f"key{key}" for key in range(8)}
+    assert leftovers(tmp_path / "cache") == []
 
 
 @pytest.mark.parametrize("place", ["file/decoded", "/proc/unfreeze/decoded"])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from small_disk import SmallDisk
 from torchvision.datasets import ImageFolder
 
 from unfreeze.config import DataConfig
@@ -58,3 +59,21 @@ def test_a_missing_domain_is_named(config: DataConfig) -> None:
     config.domain = "clipart"
     with pytest.raises(DataError, match=r"no such image folder: .*domainnet/clipart"):
         load_train_val(config, image_size=8)
+
+
+@pytest.mark.parametrize("loading", ["memory", "stream"])
+def test_images_may_lie_on_a_disk_that_is_read_only(config: DataConfig, loading: Any, small_disk: SmallDisk) -> None:
+    config.loading = loading
+    images = [Image.new("RGB", (9, 9), (index, 0, 0)) for index in range(12)]
+    for index, image in enumerate(images):
+        path = small_disk.path / "domainnet" / "sketch" / CLASSES[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    small_disk.make_read_only()
+    config.path = str(small_disk.path / "domainnet")
+    dataset = load_train_val(config, image_size=8)
+    assert len(dataset.train) + len(dataset.val) + dataset.num_test == 12
+    config.cache_dir = str(small_disk.path / "cache")
+    if loading == "memory":
+        with pytest.raises(DataError, match=r"Read-only file system; .* another data\.cache_dir"):
+            load_train_val(config, image_size=8)

@@ -53,11 +53,13 @@ def kept(folder: Path, key: str, build: Callable[[], Entry], *, max_bytes: float
             discard(place)
     with _writing(place):
         make_room(folder, 0, max_bytes)
+        probe = folder / f".new-{uuid.uuid4().hex}"  # to build may take an hour
+        probe.mkdir()
+        probe.rmdir()
     entry = build()
     with _writing(place):
         make_room(folder, sum(array.nbytes for array in entry.arrays.values()), max_bytes)
         _write(place, entry)
-        hold(place)
         return _read(place)
 
 
@@ -67,8 +69,8 @@ def _writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"decoded images cannot be kept in {place}: {error.strerror}; make room or mend its permissions, or choose "
-            f"another data.cache_dir"
+            f"decoded images cannot be kept in {place}: {error.strerror or error}; make room or mend its permissions, "
+            f"or choose another data.cache_dir"
         ) from error
 
 
@@ -133,6 +135,7 @@ def _read(place: Path) -> Entry:
 
 
 def _write(place: Path, entry: Entry) -> None:
+    """Store an entry and hold it, without a moment between in which another process might drop it."""
     unheld = place.with_name(f".new-{uuid.uuid4().hex}")
     unheld.mkdir()
     hold(unheld)
@@ -147,6 +150,7 @@ def _write(place: Path, entry: Entry) -> None:
         if not (place / _META).exists():  # else another process was first
             raise
     finally:
+        hold(place)
         release(unheld)
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from unfreeze.data.pixels.cache import hold, make_room, release
 from unfreeze.data.pixels.keys import digest_of
 from unfreeze.errors import DataError
+from unfreeze.storage.patience import patiently
 
 if TYPE_CHECKING:
     from unfreeze.storage.s3 import S3Storage
@@ -49,7 +50,7 @@ def local_tree(location: str, *, cache_dir: Path, max_bytes: float = float("inf"
 
     storage = S3Storage(location)
     # Consoles create empty objects named like folders; they are no files.
-    entries = [entry for entry in storage.objects() if entry[0] and not entry[0].endswith("/")]
+    entries = [entry for entry in patiently(storage.objects) if entry[0] and not entry[0].endswith("/")]
     if not entries:
         raise DataError(f"no objects below {location!r}; give the prefix of an ImageFolder tree")
     return _staged(storage, location, entries, cache_dir, max_bytes)
@@ -66,7 +67,7 @@ def stage_file(location: str, *, cache_dir: Path) -> Path:
     from unfreeze.storage.s3 import S3Storage
 
     storage = S3Storage(prefix)
-    entries = [entry for entry in storage.objects(name) if entry[0] == name]
+    entries = [entry for entry in patiently(lambda: storage.objects(name)) if entry[0] == name]
     if not entries:
         raise DataError(f"no object at {location!r}")
     return _staged(storage, location, entries, cache_dir, float("inf")) / name
@@ -172,7 +173,7 @@ class _Staging:
     def _fetch_whole(self, key: str, tag: str, size: int, arrived: Path) -> None:
         digests: list[str] = []
         for _ in range(_ATTEMPTS):
-            self.storage.download(key, arrived)
+            patiently(lambda: self.storage.download(key, arrived))
             if arrived.stat().st_size != size:
                 digests.append("")
                 continue
