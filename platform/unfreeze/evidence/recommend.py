@@ -46,9 +46,8 @@ def recommend(
     """
     records = list(records)
     choices = choose_rates(records, tests=tests, contenders=contenders)
-    seeds = [
-        _count_seeds(records, choice.selection, choice.learning_rate, alone=bool(contenders)) for choice in choices
-    ]
+    counted = _count_seeds(records, alone=bool(contenders))
+    seeds = [counted[choice.selection, choice.learning_rate] for choice in choices]
     most_seeds = max(seeds, default=0)
     enough = min(most_seeds, _ENOUGH_SEEDS) if contenders else most_seeds
     return next((choice for choice, number in zip(choices, seeds, strict=True) if number >= enough), None)
@@ -79,13 +78,12 @@ def choose_rates(
     for record in finished:  # by seed: the same run twice is no second opinion
         rates = groups.setdefault(record.spec.selection, {})
         rates.setdefault(record.spec.learning_rate, {})[record.spec.seed] = record
-    choices = []
+    choices, seeds = [], _count_seeds(records, alone=bool(contenders))
     for selection, rates in groups.items():
-        seeds = {rate: _count_seeds(records, selection, rate, alone=bool(contenders)) for rate in rates}
-        enough = max(seeds.values())
+        enough = max(seeds[selection, rate] for rate in rates)
         if contenders:
             enough = min(enough, _ENOUGH_SEEDS)
-        candidates = [list(group.values()) for rate, group in rates.items() if seeds[rate] >= enough]
+        candidates = [list(group.values()) for rate, group in rates.items() if seeds[selection, rate] >= enough]
         best = max((_describe(group, tests) for group in candidates), key=rank)
         choices.append(replace(best, num_rates=len(rates)))
     return sorted(choices, key=rank, reverse=True)
@@ -136,14 +134,21 @@ def _finished(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     return [record for record in records if record.state is TrialState.FINISHED and record.reports]
 
 
-def _count_seeds(records: Sequence[TrialRecord], selection: str, rate: float, *, alone: bool) -> int:
-    """Seeds that a configuration was confirmed with: a run that failed says nothing against it and counts with those
+def _count_seeds(records: Iterable[TrialRecord], *, alone: bool) -> dict[tuple[str, float], int]:
+    """Seeds that each configuration was confirmed with: a run that failed says nothing against it and counts with those
     that finished, of which there must be two unless one ``alone`` will do."""
-    own = [r for r in records if (r.spec.selection, r.spec.learning_rate) == (selection, rate)]
-    finished = {record.spec.seed for record in _finished(own)}
-    if len(finished) < _ENOUGH_SEEDS and not alone:
-        return len(finished)
-    return len(finished | {record.spec.seed for record in own if record.state is TrialState.FAILED})
+    finished: dict[tuple[str, float], set[int]] = {}
+    failed: dict[tuple[str, float], set[int]] = {}
+    for record in records:
+        place = (record.spec.selection, record.spec.learning_rate)
+        if record.state is TrialState.FAILED:
+            failed.setdefault(place, set()).add(record.spec.seed)
+        elif record.state is TrialState.FINISHED and record.reports:
+            finished.setdefault(place, set()).add(record.spec.seed)
+    return {
+        place: len(seeds | failed.get(place, set())) if alone or len(seeds) >= _ENOUGH_SEEDS else len(seeds)
+        for place, seeds in finished.items()
+    }
 
 
 def _merit(record: TrialRecord) -> tuple[float, int, int]:

@@ -285,7 +285,11 @@ def accuracy_against_cost(selections: list[Row], cost: str) -> Iterator[Chart]:
             "mark": {"type": "text", "align": align, "dx": dx, "dy": dy, "limit": 150},
             "encoding": place,
         }
-        for side, align, dx, dy in (("<=", "left", 8, 11), (">", "right", -9, -7))
+        for side, align, dx, dy, holds in (
+            ("<=", "left", 8, 11, True),  # the cheapest is there
+            (">", "right", -9, -7, front[-1][cost] > middle),
+        )
+        if holds
     ]
     yield Chart(
         name=f"accuracy_against_{cost}",
@@ -336,6 +340,11 @@ def worth_of_scores(evidence: Evidence) -> Iterator[Chart]:
     y = {"field": "score", "type": "nominal", "title": None, "sort": [row["score"] for row in rows]}
     title = "points of accuracy for one standard deviation more"
     shown = hover(score="score", mean="points|+.2f", low="from|.2f", high="to|.2f", positive="P(β > 0)|.2f", p="p|.3f")
+    interval = {
+        "transform": [{"filter": "datum.low != null && datum.high != null"}],
+        "mark": {"type": "rule", "strokeWidth": 2},
+        "encoding": {"x": number("low", title), "x2": {"field": "high"}},
+    }
     yield Chart(
         name="worth_of_scores",
         title="What each score is worth, size held fixed",
@@ -346,10 +355,7 @@ def worth_of_scores(evidence: Evidence) -> Iterator[Chart]:
                 "encoding": {"y": y},
                 "layer": [
                     {"mark": {"type": "rule", "strokeDash": [3, 3]}, "encoding": {"x": {"datum": 0}, "y": None}},
-                    {
-                        "mark": {"type": "rule", "strokeWidth": 2},
-                        "encoding": {"x": number("low", title), "x2": {"field": "high"}},
-                    },
+                    *([interval] if any(None not in (row["low"], row["high"]) for row in rows) else []),
                     {
                         "mark": {"type": "point", "filled": True, "size": 80, "color": COLORS["ln2"]},
                         "encoding": {"x": number("mean", title), "tooltip": shown},

@@ -7,15 +7,46 @@
     return (columns[names[0]] || []).map((_, i) => Object.fromEntries(names.map((name) => [name, columns[name][i]])));
   };
   const tables = Object.fromEntries(Object.entries(data.tables).map(([name, columns]) => [name, rows(columns)]));
-  const tooltip = { disableDefaultStyle: true, sanitize: (value) => String(value).replace(/&/g, "&amp;").replace(/</g, "&lt;") };
+  // What a mark holds, beside the pointer, or beside the mark that the arrow keys have reached.
+  const tip = document.getElementById("tip");
+  const show = (value, x, y) => {
+    tip.hidden = !value;
+    if (!value) return;
+    tip.replaceChildren(...Object.entries(value).map(([name, text]) => {
+      const line = document.createElement("div");
+      const label = document.createElement("span");
+      label.textContent = name;
+      line.append(label, " ", text);
+      return line;
+    }));
+    tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - tip.offsetWidth - 4))}px`;
+    tip.style.top = `${Math.max(4, Math.min(y + 14, innerHeight - tip.offsetHeight - 4))}px`;
+  };
+  const tooltip = (_, event, __, value) => show(value, event.clientX, event.clientY);
+  const step = (place) => {
+    let at = -1;
+    place.addEventListener("keydown", (event) => {
+      const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (event.key === "Escape") show(null);
+      if (!by) return;
+      event.preventDefault();
+      const marks = [...place.querySelectorAll("path")].filter((mark) => mark.__data__?.tooltip);
+      if (!marks.length) return;
+      at = at < 0 && by < 0 ? marks.length - 1 : (at + by + marks.length) % marks.length;
+      const box = marks[at].getBoundingClientRect();
+      show(marks[at].__data__.tooltip, box.x + box.width / 2, box.y + box.height / 2);
+    });
+    place.addEventListener("blur", () => show(null));
+  };
 
   // One after another, so that the page answers while the lower ones are drawn.
   const draw = async () => {
     for (const place of document.querySelectorAll(".chart")) {
       const chart = data.charts[place.id];
       const datasets = Object.fromEntries(Object.entries(chart.data).map(([own, shared]) => [own, tables[shared].map((row) => ({ ...row }))]));
-      await vegaEmbed(place, { ...chart.spec, config: data.config, datasets }, { renderer: "svg", actions: false, tooltip });
+      await vegaEmbed(place, { ...chart.spec, config: data.config, datasets }, { renderer: "svg", actions: false, defaultStyle: false, tooltip });
       place.querySelector("svg").setAttribute("aria-hidden", "true"); // what it shows is said by the label around it
+      step(place);
       await new Promise((done) => setTimeout(done));
     }
     document.body.dataset.drawn = "true";

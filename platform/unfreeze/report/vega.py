@@ -20,7 +20,9 @@ _CONFIG: dict[str, Any] = {
     "background": None,
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
+    "mark": {"aria": False},  # a figure has one description; a thousand marks that announce themselves help nobody
     "axis": {
+        "aria": False,
         "labelColor": INK,
         "titleColor": INK,
         "titleFontWeight": "normal",
@@ -35,6 +37,7 @@ _CONFIG: dict[str, Any] = {
         "titleFontSize": 12,
     },
     "legend": {
+        "aria": False,
         "labelColor": INK,
         "titleColor": INK,
         "titleFontWeight": "normal",
