@@ -1,5 +1,5 @@
-# make demo | test | test-slow | lint | ui | bench | bench-readme | clean. Each bootstraps .venv from nothing but
-# python3 >= 3.11 with venv and pip.
+# make demo | test | test-slow | lint | ui | bench | bench-readme | rehearse | clean. Each bootstraps .venv from nothing
+# but python3 >= 3.11 with venv and pip.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -65,8 +65,12 @@ bench: $(READY)
 bench-readme: $(READY)
 	$(BIN)/python ops/bench/figures/readme.py
 
+# The Kubernetes deployment on this machine, with podman in Kubernetes' place: Debian, as root.
+rehearse: $(READY)
+	$(BIN)/python ops/rehearse
+
 # What the demo made; the environment and the decoded-image cache stay.
 clean:
 	rm -rf runs mlflow.db mlartifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help venv lock demo test test-slow lint ui bench bench-readme clean
+.PHONY: help venv lock demo test test-slow lint ui bench bench-readme rehearse clean

@@ -67,5 +67,5 @@ def test_packages_come_from_the_lock(flags: str) -> None:
 
 
 def test_the_sweeps_are_where_the_job_looks_for_them() -> None:
-    (target,) = (rest.split()[-1] for word, rest in FOUND if word == "COPY" and rest.startswith("sweeps "))
+    (target,) = (rest.split()[-1] for word, rest in FOUND if word == "COPY" and rest.startswith("sweeps /"))
     assert f"python {target}/vit_components.py" in (ROOT / "k8s/base/rayjob.yaml").read_text()

@@ -1,0 +1,236 @@
+"""What the rehearsal makes of Dockerfiles, templates and a RayCluster before podman sees any of it."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from scripts import load_script
+
+FOLDER = Path(__file__).parents[2] / "ops/rehearse"
+SECRETS = {"login": {"user": "me", "password": "p$(x)"}, "unfreeze": {"auth_token": "t0"}}
+META = {"name": "a-0", "namespace": "unfreeze", "labels": {"ray.io/cluster": "a"}}
+RAY = {
+    "enableInTreeAutoscaling": True,
+    "authOptions": {"mode": "token"},
+    "headGroupSpec": {
+        "rayStartParams": {"num-cpus": "0"},
+        "template": {
+            "spec": {
+                "containers": [
+                    {"name": "ray-head", "image": "i:1", "resources": {"limits": {"cpu": "2", "memory": "8Gi"}}}
+                ]
+            }
+        },
+    },
+}
+GROUP = {
+    "groupName": "cpu",
+    "rayStartParams": {},
+    "template": {
+        "metadata": {"labels": {"own": "yes"}},
+        "spec": {
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [
+                {
+                    "name": "ray-worker",
+                    "image": "i:1",
+                    "envFrom": [{"secretRef": {"name": "login"}}],
+                    "resources": {"limits": {"cpu": "1500m", "memory": "3Gi", "nvidia.com/gpu": "1"}},
+                }
+            ],
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder() -> Iterator[None]:
+    sys.path.insert(0, str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
+    for name in ("podman", "pods"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def pods() -> ModuleType:
+    return load_script("rehearse/pods")
+
+
+@pytest.fixture(scope="module")
+def kuberay() -> ModuleType:
+    return load_script("rehearse/kuberay")
+
+
+@pytest.fixture(scope="module")
+def images() -> ModuleType:
+    return load_script("rehearse/images")
+
+
+def test_the_bases_of_the_dockerfiles_can_be_made(images: ModuleType) -> None:
+    found = [
+        base for path in (FOLDER.parent / "docker").glob("*Dockerfile*") for base in images.bases(path.read_text())
+    ]
+    found += [base for path in FOLDER.glob("stand_ins/*/Dockerfile") for base in images.bases(path.read_text())]
+    assert {images.release(base) for base in found} == {"bookworm"}
+
+
+def test_a_stage_is_no_base(images: ModuleType) -> None:
+    text = (
+        "ARG V=3.11\nFROM --platform=x python:${V}-slim-bookworm AS build\nFROM build\nFROM python:$V-slim-bookworm\n"
+    )
+    assert images.bases(text) == ["python:3.11-slim-bookworm"]
+
+
+@pytest.mark.parametrize("name", ["python:3.12-slim-bookworm", "alpine:3", "python:3.11"])
+def test_another_base_is_refused_by_name(images: ModuleType, name: str) -> None:
+    with pytest.raises(images.RehearsalError, match=f"FROM {name}"):
+        images.release(name)
+
+
+def test_what_a_machine_lacks_is_said_at_once() -> None:
+    podman = load_script("rehearse/podman")
+    debian = "PRETTY_NAME=x\nID=debian\n"
+    assert list(podman.problems(release=debian, is_root=True, missing=[])) == []
+    found = list(
+        podman.problems(release='ID=fedora\nPRETTY_NAME="Fedora 43"', is_root=False, missing=["runc", "kubectl"])
+    )
+    assert ["Fedora 43" in found[0], "root" in found[1], "apt-get install" in found[2], "kubectl" in found[3]] == [
+        True
+    ] * 4
+    assert found[2].endswith(" runc")
+
+
+def test_the_environment_is_that_of_kubernetes(pods: ModuleType) -> None:
+    container = {
+        "envFrom": [{"prefix": "DB_", "secretRef": {"name": "login"}}],
+        "env": [
+            {"name": "DB_user", "value": "you"},
+            {"name": "URI", "value": "$(DB_user):$(DB_password)@$(LATER) $$(URI)"},
+            {"name": "LATER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            {"name": "CLUSTER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['ray.io/cluster']"}}},
+        ],
+    }
+    assert pods.environment(container, META, SECRETS) == {
+        "DB_user": "you",  # env wins over envFrom
+        "DB_password": "p$(x)",  # a secret is taken as it is
+        "URI": "you:p$(x)@$(LATER) $(URI)",
+        "LATER": "unfreeze",
+        "CLUSTER": "a",
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ({"secretKeyRef": {"name": "none", "key": "x"}}, "no secret 'none'"),
+        ({"secretKeyRef": {"name": "login", "key": "x"}}, "no key 'x'"),
+        ({"fieldRef": {"fieldPath": "status.podIP"}}, "podIP"),
+    ],
+)
+def test_what_cannot_be_looked_up_is_named(pods: ModuleType, source: Any, what: str) -> None:
+    with pytest.raises(pods.RehearsalError, match=what):
+        pods.environment({"env": [{"name": "A", "valueFrom": source}]}, META, SECRETS)
+
+
+def test_a_template_becomes_a_pod(pods: ModuleType) -> None:
+    context = {"runAsUser": 999}
+    template = {
+        "metadata": {"labels": {"app": "db"}},
+        "spec": {
+            "serviceAccountName": "s",
+            "securityContext": context,
+            "volumes": [
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+                {"name": "tmp", "emptyDir": {}},
+            ],
+            "initContainers": [
+                {"name": "init", "image": "i", "command": ["up", "$(URI)"], "env": [{"name": "URI", "value": "u"}]}
+            ],
+            "containers": [{"name": "main", "image": "i", "args": ["--a=$(B)"], "livenessProbe": {}, "lifecycle": {}}],
+        },
+    }
+    claims = [{"metadata": {"name": "data"}}]
+    pod = pods.to_pod(template, name="db-0", namespace="unfreeze", secrets={}, claims=claims)
+    spec = pod.manifest["spec"]
+    assert pod.manifest["metadata"] == {"name": "db-0", "namespace": "unfreeze", "labels": {"app": "db"}}
+    assert (spec["hostname"], spec["securityContext"]) == ("db-0", context)
+    assert spec["initContainers"][0]["command"] == ["up", "u"]
+    assert spec["containers"] == [
+        {"name": "main", "image": "i", "args": ["--a=$(B)"], "env": [], "imagePullPolicy": "Never"}
+    ]
+    assert pod.left_out == {"serviceAccountName", "lifecycle"}
+    assert [(v.name, v.memory_bytes) for v in pod.volumes] == [
+        ("shm-db-0", 2**30),
+        ("tmp-db-0", None),
+        ("data-db-0", None),
+    ]
+    assert spec["volumes"][2] == {"name": "data", "persistentVolumeClaim": {"claimName": "data-db-0"}}
+
+
+def test_a_volume_that_cannot_be_made_is_named(pods: ModuleType) -> None:
+    template = {"spec": {"containers": [], "volumes": [{"name": "v", "nfs": {}}]}}
+    with pytest.raises(pods.RehearsalError, match="'v' of pod 'p' is a nfs"):
+        pods.to_pod(template, name="p", namespace="n", secrets={})
+
+
+@pytest.mark.parametrize(("text", "bytes_"), [("3Gi", 3 * 2**30), ("256Mi", 2**28), ("1G", 10**9), ("512", 512)])
+def test_memory_is_read(pods: ModuleType, text: str, bytes_: int) -> None:
+    assert pods.to_bytes(text) == bytes_
+
+
+@pytest.mark.parametrize(("text", "cores"), [("500m", 1), ("1", 1), ("1500m", 2), (2, 2)])
+def test_cores_are_rounded_up(pods: ModuleType, text: Any, cores: int) -> None:
+    assert pods.to_cpus(text) == cores
+
+
+def started_with(container: Any) -> list[str]:
+    assert container["command"] == ["/bin/bash", "-c", "--"]
+    _, _, command = container["args"][0].partition("; ")
+    return shlex.split(command)
+
+
+def test_the_head_starts_ray_as_kuberay_says(kuberay: ModuleType, pods: ModuleType) -> None:
+    template = kuberay.head_template(RAY, cluster="unfreeze")
+    (container,) = template["spec"]["containers"]
+    command = started_with(container)
+    assert command[:3] == ["ray", "start", "--head"]
+    assert {"--num-cpus=0", "--dashboard-host=0.0.0.0", "--no-monitor", "--block", f"--memory={8 * 2**30}"} <= set(
+        command
+    )
+    assert {"name": "shared-mem", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    assert template["spec"]["restartPolicy"] == "Never"
+    found = pods.environment(container, META | {"labels": template["metadata"]["labels"]}, SECRETS)
+    assert (found["RAY_AUTH_MODE"], found["RAY_AUTH_TOKEN"]) == ("token", "t0")
+    assert found["RAY_ADDRESS"] == "127.0.0.1:6379"
+    assert "headGroupSpec" in RAY
+    assert "env" not in RAY["headGroupSpec"]["template"]["spec"]["containers"][0]  # the given one is left as it was
+
+
+def test_a_worker_waits_for_the_head_and_joins_it(kuberay: ModuleType, pods: ModuleType) -> None:
+    template = kuberay.worker_template(RAY, GROUP, cluster="unfreeze", namespace="ns")
+    (container,) = template["spec"]["containers"]
+    address = "unfreeze-head-svc.ns.svc.cluster.local"
+    command = started_with(container)
+    assert "--head" not in command
+    assert {f"--address={address}:6379", "--num-cpus=2", "--num-gpus=1"} <= set(command)
+    (waiting,) = template["spec"]["initContainers"]
+    assert f"ray health-check --address {address}:6379" in waiting["args"][0]
+    found = pods.environment(waiting, META, SECRETS)
+    assert (found["RAY_AUTH_TOKEN"], found["user"]) == ("t0", "me")
+    labels = template["metadata"]["labels"]
+    assert (labels["own"], labels["ray.io/group"], labels["ray.io/node-type"]) == ("yes", "cpu", "worker")
+
+
+def test_the_submitter_submits_the_entrypoint_once(kuberay: ModuleType) -> None:
+    job = {"spec": {"rayClusterSpec": RAY, "submitterPodTemplate": {"spec": {"containers": [{"name": "submitter"}]}}}}
+    template = kuberay.submitter_template(job, cluster="unfreeze", job_id="j1", entrypoint="python a.py b=c")
+    (container,) = template["spec"]["containers"]
+    (text,) = container["args"]
+    assert "--submission-id j1 -- python a.py b=c ; fi ; ray job logs" in text
+    assert "if ! ray job status --address http://unfreeze-head-svc:8265 j1" in text
+    assert [v["name"] for v in container["env"]][-2:] == ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN"]
