@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy
 import yaml
 from configuring import composed
-from manifests import K8S, RENDERED, ROOT, Object, containers, label, locked, mappings, only, pods, render
+from manifests import K8S, RENDERED, ROOT, Object, containers, label, locked, mappings, only, pods, render, to_bytes
 
 from unfreeze.config import Config
 from unfreeze.load import load_config
@@ -155,6 +155,22 @@ def test_the_sweep_asks_for_what_its_workers_have(name: str) -> None:
     assert config.cluster.cpus_per_worker <= cpus
     assert config.search.concurrency == group["maxReplicas"]
     assert config.cluster.num_slots == "auto"
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_a_worker_holds_what_its_sweep_may_keep(name: str) -> None:
+    """Decoded images in memory and in the cache, beside what Ray takes."""
+    data = sweep_config(name).data
+    (group,) = only(render(name), "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    spec = group["template"]["spec"]
+    store = int(group["rayStartParams"]["object-store-memory"])
+    memory = to_bytes(spec["containers"][0]["resources"]["limits"]["memory"])
+    processes = 1.5 * 2**30  # a raylet, its agent, a worker with torch and no data
+    assert data.max_decoded_gib * 2**30 + store + processes <= 0.95 * memory  # above it Ray's memory monitor kills
+    (home,) = (v["emptyDir"]["sizeLimit"] for v in spec["volumes"] if v["name"] == "home")
+    assert data.cache_gib * 2**30 <= to_bytes(home)
+    mounted = {m["name"]: m["mountPath"] for m in spec["containers"][0]["volumeMounts"]}
+    assert mounted == {"home": "/home/unfreeze", "tmp": "/tmp"}
 
 
 def test_the_documented_database_is_opened_by_what_is_locked() -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from manifests import RENDERED, Object, containers, label, labels_of, mappings, only, pods, render, selects
+from manifests import RENDERED, Object, containers, label, labels_of, mappings, only, pods, render, selects, to_bytes
 
 Rule = Callable[[list[Object]], Iterator[str]]
 
@@ -39,7 +39,7 @@ def is_bounded(objects: list[Object]) -> Iterator[str]:
     for where, pod in pods(objects):
         for container in containers(pod):
             resources = container.get("resources", {})
-            missing = {"cpu", "memory"} - resources.get("limits", {}).keys()
+            missing = {"cpu", "memory", "ephemeral-storage"} - resources.get("limits", {}).keys()
             yield from (f"{where}: {container['name']} has no limit of {name}" for name in sorted(missing))
             if resources.get("requests") != resources.get("limits"):
                 yield f"{where}: {container['name']} asks for less than its limit"
@@ -158,6 +158,22 @@ def is_isolated(objects: list[Object]) -> Iterator[str]:
             yield f"{where} reaches nothing: no policy names it"
 
 
+def writes_where_it_may(objects: list[Object]) -> Iterator[str]:
+    """An image is never written to; what is written has a size, and all of it fits into what the pod may take."""
+    for where, pod in pods(objects):
+        for container in containers(pod):
+            if container.get("securityContext", {}).get("readOnlyRootFilesystem") is not True:
+                yield f"{where}: {container['name']} may write to its image"
+        folders = {v["name"]: v["emptyDir"] for v in pod["spec"].get("volumes", []) if "emptyDir" in v}
+        yield from (f"{where}: {name} has no limit" for name, folder in folders.items() if "sizeLimit" not in folder)
+        sizes = [to_bytes(folder.get("sizeLimit", "0")) for folder in folders.values()]
+        room = [
+            c.get("resources", {}).get("limits", {}).get("ephemeral-storage", "0") for c in pod["spec"]["containers"]
+        ]
+        if sum(sizes) > sum(map(to_bytes, room)):
+            yield f"{where} is evicted before its folders are full"
+
+
 def pod_of(objects: list[Object], kind: str) -> Object:
     """The first pod of the only object of this kind."""
     return next(pod for _, pod in pods([only(objects, kind)]))
@@ -214,6 +230,13 @@ PLANTED: list[tuple[Rule, Plant]] = [
         lambda o: only(o, "NetworkPolicy", "default-deny")["spec"].update(podSelector={"matchLabels": {"a": "b"}}),
     ),
     (is_isolated, lambda o: pod_of(o, "Deployment")["metadata"].update(labels={})),
+    (is_bounded, lambda o: first(o, "RayCluster")["resources"]["limits"].pop("ephemeral-storage")),
+    (writes_where_it_may, lambda o: first(o, "StatefulSet")["securityContext"].pop("readOnlyRootFilesystem")),
+    (writes_where_it_may, lambda o: pod_of(o, "Deployment")["spec"]["volumes"][0]["emptyDir"].clear()),
+    (
+        writes_where_it_may,
+        lambda o: pod_of(o, "RayCluster")["spec"]["volumes"][0]["emptyDir"].update(sizeLimit="1Ti"),
+    ),
     (is_at_home, lambda o: only(o, "Deployment")["metadata"].pop("namespace")),
     (is_at_home, lambda o: only(o, "Namespace")["metadata"]["labels"].clear()),
 ]
