@@ -1,5 +1,5 @@
-# make demo | test | test-slow | lint | ui | bench | bench-readme | rehearse | clean. Each bootstraps .venv from nothing
-# but python3 >= 3.11 with venv and pip.
+# make demo | test | test-slow | lint | ui | bench | bench-readme | images | sbom | rehearse | clean. Each bootstraps .venv
+# from nothing but python3 >= 3.11 with venv and pip.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -27,9 +27,13 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 
 venv: $(READY)
 
-# The locked versions: refresh with `make lock`. No index address is recorded, so any mirror serves it.
+# The locked versions: refresh with `make lock`. No index address is recorded, so any mirror serves it. The images get
+# their part of it.
+LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11
 lock: | $(UV)
-	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
+	$(LOCK) --upgrade --all-extras pyproject.toml -o requirements.lock
+	$(LOCK) --constraint requirements.lock --extra server --extra lora pyproject.toml -o ops/docker/sweep.lock
+	$(LOCK) --constraint requirements.lock ops/docker/tools.in -o ops/docker/tools.lock
 
 # The whole sweep on the embedded model and data. Running it again shows the report of what is there.
 demo: $(READY)
@@ -69,8 +73,26 @@ bench-readme: $(READY)
 rehearse: $(READY)
 	$(BIN)/python ops/rehearse
 
+# The images of k8s/, tagged with the locked Ray and the commit: REGISTRY=registry.example.com/ and ENGINE=podman where needed,
+# BUILD="--build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu" for nodes without a GPU.
+ENGINE ?= docker
+REGISTRY ?=
+BUILD ?=
+TAG = ray-$(shell sed -n 's/^ray==\([^ ]*\).*/\1/p' requirements.lock)
+REVISION = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD || echo -dirty)
+images:
+	for image in unfreeze:Dockerfile unfreeze-tools:tools.Dockerfile; do \
+		name=$(REGISTRY)$${image%%:*}; \
+		$(ENGINE) build $(BUILD) --build-arg REVISION=$(REVISION) --file ops/docker/$${image##*:} \
+			--tag $$name:$(TAG) --tag $$name:$(TAG)-$(shell git rev-parse --short=12 HEAD) .; \
+	done
+
+# What is in the images, as CycloneDX: dist/unfreeze.cdx.json, dist/unfreeze-tools.cdx.json
+sbom: $(READY)
+	$(BIN)/python ops/docker/sbom.py
+
 # What the demo made; the environment and the decoded-image cache stay.
 clean:
 	rm -rf runs mlflow.db mlartifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help venv lock demo test test-slow lint ui bench bench-readme rehearse clean
+.PHONY: help venv lock demo test test-slow lint ui bench bench-readme images sbom rehearse clean
