@@ -107,7 +107,7 @@ def test_ray_is_the_locked_version_everywhere(name: str) -> None:
     assert only(render(name), "RayCluster")["spec"]["rayVersion"] == version
     ours = {c["image"] for _, pod in pods(render(name)) for c in containers(pod) if "unfreeze" in c["image"]}
     assert ours
-    assert all(re.fullmatch(rf"\S*unfreeze:ray-{re.escape(version)}(-\S+)?", image) for image in ours), ours
+    assert all(re.fullmatch(rf"\S*unfreeze(-tools)?:ray-{re.escape(version)}(-\S+)?", image) for image in ours), ours
 
 
 @pytest.mark.parametrize("name", RENDERED)

@@ -68,7 +68,7 @@ def passes(objects: list[Object], sender: str, receiver: str, port: int) -> bool
 
 
 NEEDED = [
-    *((pod, "dns", 53) for pod in ("ray-head", "ray-worker", "submitter", "mlflow")),
+    *((pod, "dns", 53) for pod in ("ray-head", "ray-worker", "submitter", "mlflow", "upload", "restore", "gc")),
     ("ray-worker", "ray-head", GCS),
     ("ray-head", "ray-worker", 10_002),
     ("ray-worker", "ray-worker", 23_456),
@@ -80,6 +80,7 @@ NEEDED = [
     ("ray-worker", S3, HTTPS),
     ("ray-head", "mlflow", MLFLOW),
     ("mlflow", S3, HTTPS),
+    ("gc", "mlflow", MLFLOW),
 ]
 CLOSED = [
     ("stranger", "mlflow", MLFLOW),
@@ -105,9 +106,12 @@ def test_what_is_used_is_open_and_nothing_else(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RENDERED if "external" not in name])
-def test_the_database_answers_mlflow_alone(name: str) -> None:
+def test_the_database_answers_mlflow_and_its_jobs_alone(name: str) -> None:
     objects = render(name)
-    assert passes(objects, "mlflow", "postgres", POSTGRES)
+    for sender in ("mlflow", "upload", "restore", "gc"):
+        assert passes(objects, sender, "postgres", POSTGRES)
+    for sender in ("upload", "restore"):
+        assert passes(objects, sender, S3, HTTPS)
     for sender in ("ray-head", "ray-worker", "submitter", "stranger", "operator"):
         assert not passes(objects, sender, "postgres", POSTGRES)
     assert not passes(objects, "postgres", S3, HTTPS)

@@ -216,6 +216,7 @@ PLANTED: list[tuple[Rule, Plant]] = [
     (is_watched, lambda o: first(o, "RayCluster").update(readinessProbe={"exec": {"command": ["wget", "-q", "x"]}})),
     (ends, lambda o: only(o, "RayJob")["spec"].pop("activeDeadlineSeconds")),
     (ends, lambda o: only(o, "RayJob")["spec"].pop("backoffLimit")),
+    (ends, lambda o: only(o, "CronJob", "mlflow-gc")["spec"]["jobTemplate"]["spec"].pop("activeDeadlineSeconds")),
     (is_ranked, lambda o: pod_of(o, "Deployment")["spec"].pop("priorityClassName")),
     (is_ranked, lambda o: only(o, "PriorityClass", "unfreeze-head").update(value=1)),
     (is_ranked, lambda o: only(o, "PriorityClass", "unfreeze-worker").update(value=2500)),
