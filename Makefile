@@ -74,7 +74,7 @@ rehearse: $(READY)
 	$(BIN)/python ops/rehearse
 
 # The images of k8s/, tagged with the locked Ray and the commit: REGISTRY=registry.example.com/ and ENGINE=podman where needed,
-# BUILD="--build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu" for nodes without a GPU.
+# BUILD="--build-arg TORCH_INDEX=…" (PyTorch's index of CPU builds) for nodes without a GPU.
 ENGINE ?= docker
 REGISTRY ?=
 BUILD ?=
