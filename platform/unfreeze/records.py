@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from math import isnan
 from statistics import fmean
 from typing import Any
 
@@ -67,12 +66,8 @@ class TrialRecord:
 
     @property
     def best_val_accuracy(self) -> float | None:
-        """Best validation accuracy over the reports: that of the exported checkpoint. None before the first.
-
-        What is no number counts as 0: it would win or lose by its place among the others.
-        """
-        accuracies = (report.val_accuracy for report in self.reports)
-        return max((0.0 if isnan(value) else value for value in accuracies), default=None)
+        """Best validation accuracy over the reports: that of the exported checkpoint. None before the first."""
+        return max((report.val_accuracy for report in self.reports), default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,6 +211,16 @@ class Recommendation:
     def select_on(self) -> str:
         """The images that chose."""
         return "val" if self.test_accuracy is None else "test"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learned:
+    """What earlier sweeps say before the first trial of another, in logits: β of the prior's score, and the effect of
+    each whole component that β leaves over."""
+
+    sweeps: tuple[str, ...]
+    mean: tuple[float, ...]  # β, then in the order of COMPONENTS
+    covariance: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -422,6 +427,11 @@ def plasticity_table_from_dict(raw: dict[str, Any]) -> PlasticityTable:
 
 def model_facts_from_dict(raw: dict[str, Any]) -> ModelFacts:
     return ModelFacts(**raw)
+
+
+def learned_from_dict(raw: dict[str, Any]) -> Learned:
+    covariance = tuple(tuple(row) for row in raw["covariance"])
+    return Learned(sweeps=tuple(raw["sweeps"]), mean=tuple(raw["mean"]), covariance=covariance)
 
 
 def data_facts_from_dict(raw: dict[str, Any]) -> DataFacts:

@@ -18,6 +18,14 @@ def test_nothing_finished_nothing_recommended(make_record: MakeRecord) -> None:
     assert best_configurations(records, limit=3) == []
 
 
+def test_an_accuracy_that_is_no_number_is_nothing(make_record: MakeRecord) -> None:
+    records = [make_record(0, "mha", [float("nan")]), make_record(1, "fc1", [0.5])]
+    answer = recommend(records)
+    assert answer is not None
+    assert answer.selection == "fc1"
+    assert recommend(records[:1]) is None
+
+
 def test_the_best_checkpoint_counts_not_the_last_report(make_record: MakeRecord) -> None:
     records = [make_record(0, "mha", [0.2, 0.9, 0.1]), make_record(1, "fc1", [0.2, 0.5, 0.8])]
     answer = recommend(records)

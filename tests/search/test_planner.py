@@ -350,7 +350,6 @@ def test_a_trial_waits_for_what_it_may_know_and_no_more(
 
 
 def test_what_the_sampler_is_told(make_record: Callable[..., TrialRecord]) -> None:
-    assert observed_value(make_record(0, "mha", [float("nan"), 0.7, 0.6])) == 0.7
     assert observed_value(make_record(0, "mha", [float("nan")])) == 0.0
     assert observed_value(make_record(0, "mha", [0.2, 0.7, 0.6])) == 0.7
     assert observed_value(make_record(0, "mha", [0.2, 0.3], state=TrialState.STOPPED)) == 0.3

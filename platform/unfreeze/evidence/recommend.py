@@ -3,6 +3,7 @@
 The one exception has a name: ``search.select_on=test`` chooses as the paper's code does, and says so wherever it shows.
 """
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -131,7 +132,11 @@ def _mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _finished(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    return [record for record in records if record.state is TrialState.FINISHED and record.reports]
+    return [record for record in records if record.state is TrialState.FINISHED and _has_accuracy(record)]
+
+
+def _has_accuracy(record: TrialRecord) -> bool:
+    return record.best_val_accuracy is not None and not math.isnan(record.best_val_accuracy)
 
 
 def _count_seeds(records: Iterable[TrialRecord], *, alone: bool) -> dict[tuple[str, float], int]:

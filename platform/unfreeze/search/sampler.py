@@ -1,5 +1,6 @@
 """A point of the search space from one of Optuna's samplers, rebuilt from exactly the trials it may know."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -95,7 +96,10 @@ def _draw_rate(space: SearchSpace, rng: np.random.Generator) -> float:
 
 
 def observed_value(record: TrialRecord) -> float | None:
-    """What a sampler is told of a final trial: its best accuracy; 0 when it diverged; None when it failed."""
+    """What a sampler is told of a final trial: its best accuracy; 0 when it diverged or that is no number; None when it
+    failed."""
     if record.state is TrialState.FAILED:
         return None
-    return 0.0 if record.state is TrialState.DIVERGED else record.best_val_accuracy
+    accuracy = record.best_val_accuracy
+    is_nothing = record.state is TrialState.DIVERGED or (accuracy is not None and math.isnan(accuracy))
+    return 0.0 if is_nothing else accuracy
