@@ -68,7 +68,7 @@ def passes(objects: list[Object], sender: str, receiver: str, port: int) -> bool
 
 
 NEEDED = [
-    *((pod, "dns", 53) for pod in ("ray-head", "ray-worker", "submitter", "mlflow", "upload", "restore", "gc")),
+    *((pod, "dns", 53) for pod in ("ray-head", "ray-worker", "submitter", "mlflow", "gc")),
     ("ray-worker", "ray-head", GCS),
     ("ray-head", "ray-worker", 10_002),
     ("ray-worker", "ray-worker", 23_456),
@@ -112,6 +112,7 @@ def test_the_database_answers_mlflow_and_its_jobs_alone(name: str) -> None:
         assert passes(objects, sender, "postgres", POSTGRES)
     for sender in ("upload", "restore"):
         assert passes(objects, sender, S3, HTTPS)
+        assert passes(objects, sender, "dns", 53)
     for sender in ("ray-head", "ray-worker", "submitter", "stranger", "operator"):
         assert not passes(objects, sender, "postgres", POSTGRES)
     assert not passes(objects, "postgres", S3, HTTPS)
@@ -120,3 +121,19 @@ def test_the_database_answers_mlflow_and_its_jobs_alone(name: str) -> None:
 def test_without_policies_all_is_open() -> None:
     objects = [o for o in render("base") if o["kind"] != "NetworkPolicy"]
     assert all(passes(objects, *flow) for flow in [*NEEDED, *CLOSED])
+
+
+def test_a_login_is_the_only_way_in_for_people() -> None:
+    objects = render("overlays/oidc")
+    assert passes(objects, "mlflow-login", "mlflow", MLFLOW)
+    assert passes(objects, "mlflow-login", S3, HTTPS)  # an identity provider is somewhere outside too
+    assert not passes(objects, "mlflow-login", "postgres", POSTGRES)
+    assert not passes(objects, "mlflow-login", "ray-head", DASHBOARD)
+    assert not passes(objects, "stranger", "mlflow-login", 4180)
+
+
+def test_a_database_elsewhere_is_reached() -> None:
+    objects = render("overlays/external-services")
+    assert passes(objects, "mlflow", "10.1.2.3", POSTGRES)
+    assert passes(objects, "gc", "10.1.2.3", POSTGRES)
+    assert not passes(objects, "ray-worker", "10.1.2.3", POSTGRES)
