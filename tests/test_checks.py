@@ -30,6 +30,14 @@ def test_contradictions_come_together_with_wrong_values() -> None:
     assert all(key in said for key in ("finetune.epochs", "data.source_path"))
 
 
+def test_dropout_and_kept_activations_exclude_each_other() -> None:
+    kwargs = {"proj_drop_rate": 0.1, "attn_drop_rate": 0, "drop_path_rate": 0.2}
+    (line,) = problems_of({"model": {"kwargs": kwargs}, "finetune": {"prefix_cache_gib": 1.0}})
+    assert "model.kwargs.proj_drop_rate=0.1 makes anew at each step" in line
+    load_config({"model": {"kwargs": {"drop_path_rate": 0.2}}, "finetune": {"prefix_cache_gib": 1.0}})
+    load_config({"model": {"kwargs": kwargs}})
+
+
 @pytest.mark.parametrize(("batch_size", "cross", "sound"), [(32, 4, True), (4, 4, True), (30, 4, False), (2, 4, False)])
 def test_a_batch_holds_whole_groups(batch_size: int, cross: int, sound: bool) -> None:
     raw = {"plasticity": {"batch_size": batch_size, "cross": cross}}

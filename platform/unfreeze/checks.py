@@ -6,6 +6,12 @@ from typing import get_args
 from unfreeze.config import Config, DataConfig, FinetuneConfig, RivalScore, SearchConfig
 
 _DEFAULT = Config()
+_DROPOUT = (
+    "pos_drop_rate",
+    "patch_drop_rate",
+    "proj_drop_rate",
+    "attn_drop_rate",
+)  # of timm's, in embedding and blocks
 Contradiction = tuple[tuple[str, ...], str]  # the sections it involves, and what to mend
 
 
@@ -47,6 +53,14 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
             ("finetune", "data"),
             f"finetune.prefix_cache_gib={config.finetune.prefix_cache_gib:g} needs images that come back: data.augment="
             f"none or data.num_views above 0, but got data.augment={config.data.augment} and data.num_views=0",
+        )
+    dropout = [name for name in _DROPOUT if config.model.kwargs.get(name)]
+    if config.finetune.prefix_cache_gib and dropout:
+        yield (
+            ("finetune", "model"),
+            f"finetune.prefix_cache_gib={config.finetune.prefix_cache_gib:g} keeps activations, which "
+            f"{' and '.join(f'model.kwargs.{name}={config.model.kwargs[name]}' for name in dropout)} makes anew at "
+            f"each step: leave out one or the other",
         )
     if config.data.name != "digits" and config.data.source_path is None:
         yield (

@@ -132,7 +132,11 @@ class ModelConfig:
         False, "weights of another patch size are resampled to the model's; false: they are refused"
     )
     image_size: Annotated[int, Field(ge=8)] | None = option(None, "side in px; null: the model's own")
-    kwargs: dict[str, Any] = option({}, "handed to timm.create_model besides; {}: nothing")
+    kwargs: dict[str, Any] = option(
+        {},
+        "handed to timm.create_model besides, such as {drop_path_rate: 0.1}, which drops nothing below the lowest "
+        "trained block; other dropout differs with the number of workers and the micro-batch; {}: nothing",
+    )
     normalization: Literal["model", "imagenet"] = option(
         "model", "of pixels: as pretrained, or ImageNet's mean and deviation"
     )

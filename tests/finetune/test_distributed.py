@@ -44,7 +44,7 @@ def run_trials(worker: Worker, *, shard: bool = False) -> list[dict[str, Any]]:
         return Part(make_array(images, rng.integers(0, 4, count)), np.arange(count))
 
     data = Dataset(tuple("abcd"), part(45), part(NUM_VAL), num_test=0, digest="", bad_files=())
-    kwargs = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 16}
+    kwargs = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 16, "drop_path_rate": 0.2}
     config = ModelConfig(name="unfreeze_tiny", weights="random", kwargs=kwargs)
     base = build_model(config, num_classes=4, cache_dir=Path("unused"))
     warm = WarmModel(base, torch.device("cpu"), shard=shard)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.selection import parse_selection
 from unfreeze.components.structure import is_divisible, reads_first_token
+from unfreeze.finetune.depth import DropPaths
 from unfreeze.finetune.network import (
     Network,
     embed,
@@ -117,6 +118,12 @@ def test_the_lowest_block_with_a_trained_parameter(selection: str, expected: int
 def test_dropout_of_any_kind_is_noticed(kwargs: dict[str, float]) -> None:
     assert has_randomness(make("vit_tiny_patch16_224", **kwargs))
     assert not has_randomness(make("vit_tiny_patch16_224"))
+
+
+def test_stochastic_depth_that_is_drawn_beforehand_is_none() -> None:
+    module = make("vit_tiny_patch16_224", drop_path_rate=0.1)
+    DropPaths(module)
+    assert not has_randomness(module)
 
 
 def test_checkpointing_keeps_a_fraction_of_the_activations() -> None:

@@ -125,7 +125,7 @@ def test_for_the_head_alone_one_token_an_image_is_kept(cache: PrefixCache, data:
 
 @pytest.mark.parametrize(
     ("start", "kwargs"),
-    [(0, {}), (1, {"proj_drop_rate": 0.1}), (1, {"drop_path_rate": 0.1}), (2, {"attn_drop_rate": 0.2})],
+    [(0, {}), (1, {"proj_drop_rate": 0.1}), (1, {"pos_drop_rate": 0.1}), (2, {"attn_drop_rate": 0.2})],
 )
 def test_where_nothing_comes_back_nothing_is_cached(
     start: int, kwargs: dict[str, float], cache: PrefixCache, data: Dataset, make_warm: MakeWarm

@@ -1,5 +1,7 @@
 """Gradients of one batch, in as many micro-batches as the device's memory asks for."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,10 +17,13 @@ def batch_gradients(
     targets: Targets,
     *,
     micro: MicroBatch,
+    begin: Callable[[slice], None],
     smoothing: float,
     autocast: torch.autocast,
 ) -> Tensor:
     """Gradients of the batch's mean loss; returns the sum of its losses, on the device.
+
+    ``begin`` is told which of the inputs go through the network next.
 
     Where the device has no memory for ``micro`` images the same batch is done again in smaller pieces.
 
@@ -27,7 +32,9 @@ def batch_gradients(
     """
     while True:
         try:
-            return _accumulate(network, inputs, targets, micro=micro.size, smoothing=smoothing, autocast=autocast)
+            return _accumulate(
+                network, inputs, targets, micro=micro.size, begin=begin, smoothing=smoothing, autocast=autocast
+            )
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -37,12 +44,20 @@ def batch_gradients(
 
 
 def _accumulate(
-    network: nn.Module, inputs: Tensor, targets: Targets, *, micro: int, smoothing: float, autocast: torch.autocast
+    network: nn.Module,
+    inputs: Tensor,
+    targets: Targets,
+    *,
+    micro: int,
+    begin: Callable[[slice], None],
+    smoothing: float,
+    autocast: torch.autocast,
 ) -> Tensor:
     """``micro`` images at a time. Workers average their gradients once, in the last micro-batch."""
     total = torch.zeros((), device=inputs.device)
     for start in range(0, len(inputs), micro):
         part = slice(start, start + micro)
+        begin(part)
         is_last = start + micro >= len(inputs)
         if isinstance(network, DistributedDataParallel):
             network.require_backward_grad_sync = is_last

@@ -31,7 +31,7 @@ class MicroBatch:
                 + (
                     "one image alone does not fit; set finetune.activation_checkpointing=true or take a smaller model"
                     if self.size == 1
-                    else f"set finetune.micro_batch_size={self.size // 2}, which changes no number but rounding"
+                    else f"set finetune.micro_batch_size={self.size // 2}, which changes rounding and dropout alone"
                 )
             ) from error
         self.size = -(-self.size // 2)

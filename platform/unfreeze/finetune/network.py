@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unfreeze.components.mapping import group_of
 from unfreeze.components.structure import is_divisible, is_plain, reads_first_token
+from unfreeze.finetune.depth import ImageDropPath
 
 
 class Network(nn.Module):
@@ -73,8 +74,10 @@ def embed(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def has_randomness(model: nn.Module) -> bool:
-    """Whether a forward pass in training draws random numbers: dropout of any kind."""
-    rates = (getattr(layer, name, 0) for layer in model.modules() for name in ("p", "drop_prob", "prob"))
+    """Whether a forward pass in training draws random numbers: dropout of any kind but the stochastic depth that
+    `depth` draws beforehand."""
+    layers = [layer for layer in model.modules() if not isinstance(layer, ImageDropPath)]
+    rates = (getattr(layer, name, 0) for layer in layers for name in ("p", "drop_prob", "prob"))
     return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 # Images per forward pass. Fixed, because rounding depends on it: whoever fills a chunk stores the same bits.
 _CHUNK = 32
+_EMBEDDING = ("patch_embed", "pos_drop", "patch_drop", "norm_pre")  # what comes before the blocks, parameters aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,14 @@ class PrefixCache:
 
         Workers of a trial that share a node share the work.
         """
-        if start == 0 or not is_divisible(module) or has_randomness(module):
+        if start == 0:
+            return None
+        if not is_divisible(module):
+            logger.warning("finetune.prefix_cache_gib has no effect: %s cannot be taken apart at a block", facts.name)
+            return None
+        below = [getattr(module, name) for name in _EMBEDDING] + list(module.blocks[:start])  # type: ignore[index, arg-type]
+        if any(map(has_randomness, below)):
+            logger.warning("finetune.prefix_cache_gib has no effect: dropout makes other activations at each step")
             return None
         spec, device, num_views = batches.spec, batches.device, max(batches.num_views, 1)
         one = _tokens_of_one(module, spec, start, autocast, device)
@@ -105,7 +113,6 @@ class PrefixCache:
             return None
         # What the tokens depend on: weights, architecture (a number of heads shows in neither weights nor repr), how
         # images are made and numbers computed.
-        below = [module.patch_embed, module.norm_pre, *module.blocks[:start]]  # type: ignore[index]
         key = {
             "options": self.options,
             "weights": facts.digest,

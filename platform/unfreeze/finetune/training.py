@@ -69,7 +69,7 @@ class Training:
             rank=worker.rank,
             world_size=worker.world_size,
         )
-        lowest = lowest_trained_block(self._names, num_blocks)
+        self._lowest = lowest_trained_block(self._names, num_blocks)
         self._prefix = None
         if prefixes is not None and augment != "none" and not num_views:
             raise ConfigError(
@@ -78,7 +78,7 @@ class Training:
             )
         if prefixes is not None:
             self._prefix = prefixes.open(
-                warm.module, data, self._batches, start=lowest, facts=warm.base.facts, autocast=self._autocast
+                warm.module, data, self._batches, start=self._lowest, facts=warm.base.facts, autocast=self._autocast
             )
         start = self._prefix.start if self._prefix else 0
         self._network = make_network(warm.module, config, start=start, worker=worker)
@@ -110,7 +110,10 @@ class Training:
             self._warm.fitting[self._trial.selection] = self._micro.size
 
     def enter(self, step: int) -> None:
-        """Training mode, and dropout's numbers as they are at ``step`` whatever was drawn before."""
+        """Training mode, and dropout's numbers as they are at ``step`` whatever was drawn before.
+
+        They are this worker's; those of stochastic depth are each image's.
+        """
         self._network.train()
         torch.manual_seed(derive_seed(self._trial.seed, "dropout", step, self._worker.rank))
 
@@ -124,6 +127,14 @@ class Training:
         rate = rate_at(step, config, num_steps=self.num_steps, peak=self._trial.learning_rate)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["scale"]
+        self._warm.paths.draw(
+            seed=self._trial.seed,
+            step=step,
+            batch_size=config.batch_size,
+            mine=self._batches.mine,
+            lowest=self._lowest,
+            device=self._warm.device,
+        )
         inputs, targets = mix(inputs, labels, config, seed=mix_seed(self._trial.seed, step))
         tried = self._micro.size
         losses = batch_gradients(
@@ -131,6 +142,7 @@ class Training:
             inputs,
             targets,
             micro=self._micro,
+            begin=self._warm.paths.choose,
             smoothing=config.label_smoothing,
             autocast=self._autocast,
         )

@@ -6,6 +6,7 @@ from torch import nn
 from unfreeze.components.freeze import unfreeze_only
 from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.errors import SelectionError
+from unfreeze.finetune.depth import DropPaths
 from unfreeze.finetune.lora import inject_adapters, remove_adapters
 from unfreeze.finetune.shard import is_sharded, shard_model, share
 from unfreeze.models.build import BaseModel, init_classifier
@@ -21,6 +22,7 @@ class WarmModel:
         self.base = base
         self.device = device
         self.module: nn.Module = base.module
+        self.paths = DropPaths(self.module)
         if shard:
             shard_model(self.module, device)
         else:
@@ -42,6 +44,7 @@ class WarmModel:
             SelectionError: it cannot be read, or asks for what the model does not have.
         """
         remove_adapters(self.module)
+        self.paths.rest()
         parameters = dict(self.module.named_parameters())
         with torch.no_grad():
             for name in self._changed:

@@ -63,7 +63,7 @@ class TrainBatches:
         first = step * self.batch_size
         epochs = np.arange(first, first + self.batch_size) // len(self.part)
         views = epochs % self.num_views if self.num_views and self.augment != "none" else np.zeros_like(epochs)
-        return self._all_positions(step)[self._mine], views[self._mine]
+        return self._all_positions(step)[self.mine], views[self.mine]
 
     def get(self, step: int) -> Batch:
         """This rank's images float32 (B / world_size, 3, H, W) and labels int64 of optimizer step ``step``."""
@@ -95,10 +95,11 @@ class TrainBatches:
             positions, views = self.positions(step)
             return view_crops(self.part.sizes(positions), positions, views)
         sizes = self.part.sizes(self._all_positions(step))
-        return step_crops(sizes, seed=derive_seed(self.seed, "augment", step)).share(self._mine)
+        return step_crops(sizes, seed=derive_seed(self.seed, "augment", step)).share(self.mine)
 
     @property
-    def _mine(self) -> slice:
+    def mine(self) -> slice:
+        """This rank's places in each batch."""
         share = self.batch_size // self.world_size
         return slice(self.rank * share, (self.rank + 1) * share)
 
