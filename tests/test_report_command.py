@@ -1,11 +1,14 @@
 """sweeps/report.py over several sweeps: what it prints, and what it refuses."""
 
 import dataclasses
+import io
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import report as command
-from finished_sweep import DATA, MODEL, make_plasticity, make_settling_trials
+from finished_sweep import DATA, MODEL, make_evidence, make_plasticity, make_settling_trials
 
 from unfreeze.config import Config, ReportConfig
 from unfreeze.errors import ConfigError, StorageError
@@ -54,12 +57,66 @@ def test_as_csv(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("birds", "birds"), ConfigError, "report.sweeps names birds twice"),
         (("birds", "cats", "copy"), ConfigError, "birds and copy are sweeps of the same images"),
-        (("birds", "dogs"), StorageError, "there is no sweep in"),
+        (("birds", "dogs"), StorageError, "there is no sweep in .*; the sweeps there are birds, cats, copy"),
+        (("birds", "bird"), StorageError, "did you mean birds?"),
     ],
 )
 def test_refused(storage: str, names: tuple[str, ...], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         command.main(told(storage, *names))
+
+
+@pytest.mark.parametrize(("form", "starts"), [("json", '{\n "birds": {'), ("md", "# birds: unfreeze ")])
+def test_in_other_formats(storage: str, form: Any, starts: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Config(storage=storage, report=ReportConfig(format=form))
+    config.sweep.name = "birds"
+    command.main(config)
+    assert capsys.readouterr().out.startswith(starts)
+
+
+def test_what_is_binary_does_not_go_to_a_terminal(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
+    config = told(storage, "birds", "cats")
+    config.report.format = "parquet"
+    command.main(config)
+    assert sys.stdout.buffer.getvalue().startswith(b"PAR1")  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with pytest.raises(StorageError, match="add > FILE"):
+        command.main(config)
+
+
+def test_a_running_sweeps_page_is_written_until_it_has_ended(
+    storage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, pages = Ledger(storage, "birds"), []
+
+    def sleep(seconds: float) -> None:
+        pages.append((seconds, ledger.read_bytes("report.html")))
+        if len(pages) == 2:
+            ledger.write_json("final.json", to_dict(make_evidence().final))
+
+    monkeypatch.setattr(command.time, "sleep", sleep)
+    config = Config(storage=storage, report=ReportConfig(every_s=5))
+    config.sweep.name = "birds"
+    command.main(config)
+    assert [seconds for seconds, _ in pages] == [5, 5]
+    assert all(b'id="pause"' in page for _, page in pages)
+    assert b'id="pause"' not in ledger.read_bytes("report.html")
+    assert capsys.readouterr().err.count("once more in 5 s") == 2
+
+
+def test_a_ledger_of_another_version_is_named(storage: str) -> None:
+    ledger = Ledger(storage, "birds")
+    facts = ledger.read_json("facts.json")
+    ledger.write_json("facts.json", {**facts, "model": {"name": "vit", "layers": 12}})
+    with pytest.raises(StorageError, match=r"written by another version of unfreeze .*layers"):
+        command.main(told(storage, "birds", "cats"))
+
+
+def test_a_sweep_in_its_pre_pass_is_said_to_be(storage: str) -> None:
+    Ledger(storage, "owls").write_json("lease/00001.json", {})
+    with pytest.raises(StorageError, match=r"no finished pre-pass in .*owls"):
+        command.main(told(storage, "birds", "owls"))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +126,7 @@ def test_refused(storage: str, names: tuple[str, ...], error: type[Exception], w
         ("sweep=a", "sweep.name=a"),
         ("sweep.name=a", "sweep.name=a"),
         ("format=csv", "report.format=csv"),
+        ("every_s=5", "report.every_s=5"),
         ("storage=x,y", "storage=x,y"),
     ],
 )

@@ -477,8 +477,13 @@ class ReportConfig:
 
     __pydantic_config__ = _STRICT
     sweeps: list[str] = option([], "told together, and pooled where they may be; []: `sweep.name` alone")
-    format: Literal["text", "csv"] = option(
-        "text", "text: the report, and report.html; csv: the trials that the statistics saw, a line each"
+    format: Literal["text", "md", "json", "csv", "parquet"] = option(
+        "text",
+        "text: the report, and report.html; md, json: all of it for other pages and programs; csv, parquet: the trials "
+        "that the statistics saw, a line each",
+    )
+    every_s: NonNegativeFloat = option(
+        0.0, "seconds from one writing of a running sweep's report.html to the next, until it has ended; 0: once"
     )
 
 

@@ -387,6 +387,11 @@ class Evidence:
     cautions: tuple[str, ...] = ()  # what the sweep is too small to tell
     num_tested: int = 0  # trials that search.select_on=test evaluated on the test images, now or in an earlier run
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is to come: every trial has its outcome, and the test was opened."""
+        return self.final is not None and all(trial.state.is_final for trial in self.trials)
+
 
 def to_dict(record: Any) -> dict[str, Any]:
     """A record as JSON-ready dicts and lists."""

@@ -60,12 +60,28 @@ def page(browser: Browser, file: Path, said: list[str]) -> Iterator[Page]:
     page.on("request", lambda request: said.append(request.url))
     page.goto(file.as_uri())
     page.wait_for_selector("body[data-drawn]")
+    page.get_by_role("button", name="Stay").click()  # a trial of this sweep still runs
     yield page
     page.close()
 
 
 def test_it_says_nothing_and_asks_for_nothing_but_itself(page: Page, said: list[str], file: Path) -> None:
     assert [text for text in said if not text.startswith("data:,")] == [file.as_uri()]
+
+
+def test_of_a_running_sweep_it_loads_itself_anew_unless_told_to_stay(browser: Browser, file: Path) -> None:
+    page, loads = browser.new_page(), []
+    page.on("load", lambda loaded: loads.append(loaded))
+    page.clock.install()
+    page.goto(file.as_uri())
+    with page.expect_navigation():
+        page.clock.fast_forward(31_000)
+    assert len(loads) == 2
+    page.get_by_role("button", name="Stay").click()
+    page.clock.fast_forward(100_000)
+    assert len(loads) == 2
+    assert page.get_by_role("button", name="Stay").get_attribute("aria-pressed") == "true"
+    page.close()
 
 
 def test_every_chart_is_drawn(page: Page, evidence: Any) -> None:

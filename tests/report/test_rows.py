@@ -15,7 +15,7 @@ from unfreeze.evidence.effects import NUM_DRAWS, slope
 from unfreeze.evidence.model import Points, Posterior, Terms
 from unfreeze.evidence.worth import weigh_scores
 from unfreeze.records import COMPONENTS, Evidence, TrialState
-from unfreeze.report.rows import trials_csv
+from unfreeze.report.formats import trials_csv
 
 METHODS = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
 

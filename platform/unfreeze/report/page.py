@@ -29,6 +29,7 @@ from unfreeze.report.vega import Chart, javascript, page_data
 
 _FIRST = "accuracy_against_plasticity"  # beside the verdict
 _WORTH = "worth_of_scores"
+_RELOAD_S = 30
 
 
 def terminal_report(evidence: Evidence) -> str:
@@ -69,6 +70,7 @@ def html_report(evidence: Evidence) -> str:
         "report.html.j2",
         [*pre_pass, *charts],
         evidence=evidence,
+        reload_s=None if evidence.has_ended else _RELOAD_S,
         recommendation=recommendation_rows(evidence),
         seal=seal_line(evidence),
         choice_headings=CHOICE_HEADINGS,

@@ -89,6 +89,22 @@ def show(result: str, *, kept_at: str | None = None) -> None:
             say(f"standard output cannot be written: {error.strerror}; the result is in {kept_at}")
 
 
+def show_bytes(result: bytes) -> None:
+    """A binary result to standard output.
+
+    Raises:
+        StorageError: standard output is a terminal, or cannot be written.
+    """
+    if sys.stdout is None or sys.stdout.isatty():
+        raise StorageError("the result is binary and standard output a terminal: add > FILE to the command")
+    try:
+        sys.stdout.buffer.write(result)
+        sys.stdout.flush()
+    except OSError as error:
+        _abandon(sys.stdout)
+        raise StorageError(f"standard output cannot be written: {error.strerror}; send it elsewhere") from error
+
+
 def in_notebook() -> bool:
     """Whether a page shows what is printed, and not a terminal or a file."""
     return "ipykernel" in sys.modules

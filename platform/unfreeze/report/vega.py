@@ -43,6 +43,7 @@ _CONFIG: dict[str, Any] = {
         "titleFontWeight": "normal",
         "labelFontSize": 11,
         "symbolOpacity": 1,
+        "columns": 4,
     },
     "header": {"labelColor": INK, "titleColor": INK, "labelFontSize": 12},
     "text": {"color": INK, "fontSize": 11},

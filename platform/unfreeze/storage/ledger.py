@@ -34,6 +34,11 @@ class Ledger:
     def __reduce__(self) -> tuple[Any, ...]:
         return (functools.partial(Ledger, lease=self.lease), (self.location, self.sweep))
 
+    def neighbours(self) -> list[str]:
+        """The sweeps that have begun in this storage, by name."""
+        keys = patiently(self.storage.keys)
+        return [key.partition("/")[0] for key in keys if key.count("/") == 1 and key.endswith("/config.json")]
+
     def is_claimed(self, config: Config) -> bool:
         """Whether the sweep has begun, with this configuration.
 

@@ -1,6 +1,7 @@
 """A sweep's evidence, gathered from its ledger: reports and MLflow show this and nothing else."""
 
 import contextlib
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,21 +26,31 @@ from unfreeze.report.caution import cautions
 from unfreeze.search.standing import stand
 from unfreeze.storage.ledger import Ledger
 
+_SHOWN = 20  # sweeps that are named where one is missing
+
 
 def read_evidence(ledger: Ledger, records: Sequence[TrialRecord] | None = None) -> Evidence:
     """Everything known so far; works on a sweep that is still running. ``records``: its trials', None: read here.
 
     Raises:
-        StorageError: there is no such sweep, or its pre-pass has not finished.
+        StorageError: there is no such sweep, its pre-pass has not finished, or another version wrote what cannot be
+            read here.
     """
     config, facts, table = (ledger.read_json(key) for key in ("config.json", "facts.json", "plasticity.json"))
     if config is None or facts is None or table is None:
-        what = "no sweep" if config is None else "no finished pre-pass"
-        raise StorageError(f"there is {what} in {ledger.url('')}; check storage and sweep.name, or run the sweep")
-    model, plasticity = model_facts_from_dict(facts["model"]), plasticity_table_from_dict(table)
-    trials = tuple(ledger.trials() if records is None else records)
+        raise StorageError(_what_lacks(ledger, begun=config is not None))
     final, opened = ledger.read_json("final.json"), ledger.tests()
-    data, understood = data_facts_from_dict(facts["data"]), _understood(config)
+    try:
+        model, data = model_facts_from_dict(facts["model"]), data_facts_from_dict(facts["data"])
+        plasticity = plasticity_table_from_dict(table)
+        result = None if final is None else final_result_from_dict(final)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"{ledger.url('')} was written by another version of unfreeze ({type(error).__name__}: {error}); report it "
+            f"with that version, which its environment.json names, or run the sweep under a new name"
+        ) from error
+    trials = tuple(ledger.trials() if records is None else records)
+    understood = _understood(config)
     contenders: tuple[Contender, ...] = ()
     small: tuple[str, ...] = ()
     if understood is not None:
@@ -56,13 +67,24 @@ def read_evidence(ledger: Ledger, records: Sequence[TrialRecord] | None = None) 
         trials=trials,
         correlations=correlate(plasticity, trials, model),
         recommendation=recommend(trials, tests=tests, contenders=contenders),
-        final=None if final is None else final_result_from_dict(final),
+        final=result,
         choices=tuple(choose_rates(trials, tests=tests, contenders=contenders)),
         contenders=contenders,
         worths=weigh_scores(plasticity, trials, model),
         cautions=small,
         num_tested=len(opened),
     )
+
+
+def _what_lacks(ledger: Ledger, *, begun: bool) -> str:
+    """Why there is nothing to report, and what there is instead."""
+    if begun or ledger.highest_lease():
+        return f"there is no finished pre-pass in {ledger.url('')} yet; wait for it, or run the sweep's command again"
+    others = ledger.neighbours()
+    near = difflib.get_close_matches(ledger.sweep, others, n=1)
+    shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
+    there = f"the sweeps there are {shown}" if others else "nor is there any other: check storage"
+    return f"there is no sweep in {ledger.url('')}; " + (f"did you mean {near[0]}? " if near else "") + there
 
 
 def _understood(config: dict[str, Any]) -> Config | None:
