@@ -97,7 +97,7 @@ class PrefixCache:
         if not is_divisible(module):
             logger.warning("finetune.prefix_cache_gib has no effect: %s cannot be taken apart at a block", facts.name)
             return None
-        below = [getattr(module, name) for name in _EMBEDDING] + list(module.blocks[:start])  # type: ignore[index, arg-type]
+        below = [getattr(module, name) for name in _EMBEDDING] + list(module.blocks[:start])  # type: ignore[index]
         if any(map(has_randomness, below)):
             logger.warning("finetune.prefix_cache_gib has no effect: dropout makes other activations at each step")
             return None
