@@ -71,6 +71,7 @@ UNREAD = {
     "finetune.warmup_share": ({"finetune": {"steps": 5, "warmup_steps": 2, "warmup_share": 0.5}}, "warmup_steps=2"),
     "finetune.lora_alpha": ({"finetune": {"lora_alpha": 8.0}}, "no selection has adapters"),
     "search.grace_reports": ({"search": {"grace_reports": 1}}, "search.early_stopping=true"),
+    "search.learn_from": ({"search": {"learn_from": ["one"], "sampler": "tpe"}}, "search.sampler=model"),
 }
 
 

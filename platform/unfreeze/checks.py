@@ -108,6 +108,10 @@ def _unread(config: Config) -> Iterator[Contradiction]:
             not any(":lora(" in text for text in selections),
             "no selection has adapters, such as mha:lora(8)",
         ),
+        "search.learn_from": (
+            search.space == "grid" or search.sampler != "model" or search.objective != "accuracy",
+            "it is the model's that searches: set search.sampler=model and search.objective=accuracy, no grid",
+        ),
         "search.reduction_factor": (not search.early_stopping, "no trial is stopped; set search.early_stopping=true"),
         "search.grace_reports": (not search.early_stopping, "no trial is stopped; set search.early_stopping=true"),
     }

@@ -18,6 +18,7 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Mode = Literal["reference", "in_situ", "local"]
 # What else has been proposed to rank components by: platform/unfreeze/plasticity/scores.py
 RivalScore = Literal[
@@ -108,9 +109,7 @@ class SweepConfig:
     """Its name, its seed, and what it keeps."""
 
     __pydantic_config__ = _STRICT
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = option(
-        "sweep", "folder below `storage`"
-    )
+    name: SweepName = option("sweep", "folder below `storage`")
     seed: NonNegativeInt = option(0, "every random number of the sweep derives from it")
     checkpoint_gib: NonNegativeFloat = option(0.0, "best checkpoints kept, the losers' deleted first; 0: all are kept")
     retry_failed: bool = option(False, "run failed trials again, until the test has been opened; false: once is enough")
@@ -369,6 +368,11 @@ class SearchConfig:
         None,
         "sampler=model: the search ends once choosing the best so far gives away less than this many points of "
         "accuracy on average; null: after num_trials",
+    )
+    learn_from: list[SweepName] = option(
+        [],
+        "sampler=model: earlier sweeps of the same storage and of a model of the same structure, whose worth of the "
+        "prior's score and effects of whole components the search begins with, as sure as they are; []: none",
     )
     mirror: str | None = option(
         None, "a database that gets the sweep as an Optuna study, for optuna-dashboard: sqlite:///optuna.db; null: none"

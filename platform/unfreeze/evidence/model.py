@@ -13,6 +13,9 @@ informative priors and are integrated over, never estimated as a point from six 
 their marginal likelihood; one common scale is integrated in closed form. β is centred on 0: a useless score shrinks to
 nothing, and a reversed one turns around by itself, since −z is the same model.
 
+What other trials said of the switches (`Terms.before`) is added to their prior: its mean, and its covariance on top of
+what switches differ by from one set of images to the next.
+
 Plain arrays in, arrays out; the same arguments give the same bits.
 """
 
@@ -91,13 +94,33 @@ class Terms:
     size: np.ndarray  # log parameters, standardised
     kind: np.ndarray  # int: switches of one component share an effect
     middle: float  # log10 of the rate that l counts from
+    before: "Effects | None" = None  # of the switches, from other trials than those of the fit
 
     @staticmethod
-    def of(scores: np.ndarray, sizes: np.ndarray, kinds: np.ndarray, *, rates: tuple[float, float]) -> "Terms":
+    def of(
+        scores: np.ndarray,
+        sizes: np.ndarray,
+        kinds: np.ndarray,
+        *,
+        rates: tuple[float, float],
+        before: "Effects | None" = None,
+    ) -> "Terms":
         """``scores``: on any scale, constant or not finite ones say nothing; ``sizes``: parameters of each switch;
         ``rates``: the range that is searched."""
         size = standardised(np.log(np.maximum(np.asarray(sizes, dtype=np.float64), 1)))
-        return Terms(standardised(scores), size, np.asarray(kinds), float(np.log10(rates).mean()))
+        return Terms(standardised(scores), size, np.asarray(kinds), float(np.log10(rates).mean()), before)
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """Of k things, in logits: mean (k,) and covariance (k, k)."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    def through(self, weights: np.ndarray) -> "Effects":
+        """Of ``weights`` (j, k) times them."""
+        return Effects(weights @ self.mean, weights @ self.covariance @ weights.T)
 
 
 def standardised(values: np.ndarray) -> np.ndarray:
@@ -256,6 +279,28 @@ class Posterior:
 
     # --- effects ----------------------------------------------------------------------------------------------------
 
+    def component_effects(self) -> Effects:
+        """β, and what each whole component does besides it, its size's part included: 1 + C things, the components in
+        the order of their kinds, over the draws. What its parts differ by is integrated out."""
+        share, observed = self._share, self._observed
+        whole = self._kinds.T * share  # (C, J)
+        size, trained = whole @ self.terms.size, observed.switches @ whole.T
+        features = self._features(observed)
+        means, covariances = [], []
+        for draw, variances in enumerate(_variances(self._draws)):
+            part = dict(zip(_LINEAR, variances, strict=False))
+            own = part["kind"] + part["main"]
+            prior = linalg.block_diag(part["score"], own * np.eye(len(size)) + part["size"] * np.outer(size, size))
+            sized = part["size"] * np.outer(features["size"], size)
+            shared = np.column_stack([part["score"] * features["score"], own * trained + sized])
+            whitened = _solve(self._factors[draw][None], shared[None])[0]
+            means.append(whitened.T @ self._residuals[draw])
+            covariances.append(self._scale[draw] * (prior - whitened.T @ whitened))
+        mean = self._weights @ np.array(means)
+        apart = np.array(means) - mean
+        within = np.einsum("d,djk->jk", self._weights, np.array(covariances))
+        return Effects(mean, within + np.einsum("d,dj,dk->jk", self._weights, apart, apart))
+
     def linear_effects(self, num_draws: int) -> LinearEffects:
         """Of whatever is linear in the switches, score and size among it: neither has an effect in this likelihood.
 
@@ -319,11 +364,15 @@ class Posterior:
 
     def _covariance(self, a: Points, b: Points) -> np.ndarray:
         """Prior, in units of the common scale: (draws, len(a), len(b))."""
-        return _INTERCEPT**2 + np.tensordot(_variances(self._draws), self._grams(a, b), axes=1)
+        found = _INTERCEPT**2 + np.tensordot(_variances(self._draws), self._grams(a, b), axes=1)
+        before = self.terms.before
+        return found if before is None else found + a.switches @ before.covariance @ b.switches.T
 
     def _prior_mean(self, points: Points) -> np.ndarray:
         features = self._features(points)
-        return _COUNT * features["count"] + _BEND * features["bend"]
+        mean = _COUNT * features["count"] + _BEND * features["bend"]
+        before = self.terms.before
+        return mean if before is None else mean + points.switches @ before.mean
 
     def _factorise(self, points: Points, means: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, ...]:
         """Cholesky factors (draws, n, n), whitened residuals (draws, n), scales and log likelihoods (draws,)."""
@@ -382,7 +431,9 @@ class Posterior:
         parts["pair"] = (count**2 - points.switches @ share**2) / 2
         parts["shift"] = features["slope"] ** 2 * count
         rest = [np.ones(len(points))] * len(_LENGTHS)
-        return _INTERCEPT**2 + _variances(self._draws) @ np.stack([*(parts[name] for name in _LINEAR), *rest])
+        found = _INTERCEPT**2 + _variances(self._draws) @ np.stack([*(parts[name] for name in _LINEAR), *rest])
+        before = self.terms.before
+        return found if before is None else found + ((points.switches @ before.covariance) * points.switches).sum(1)
 
     def _condition(self, pending: Points) -> None:
         """Take the pending ones as run and come out as expected: rows of the factors without a residual."""

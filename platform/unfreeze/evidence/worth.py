@@ -12,7 +12,7 @@ from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.evidence.correlate import has_plasticity, score_selections
 from unfreeze.evidence.effects import NUM_DRAWS, Slope, slope
 from unfreeze.evidence.exchange import exchanges
-from unfreeze.evidence.model import LinearEffects, Points, Posterior, Terms
+from unfreeze.evidence.model import Points, Posterior, Terms
 from unfreeze.records import COMPONENTS, ModelFacts, PlasticityTable, ScoreWorth, TrialRecord, TrialState, Worth
 
 MIN_TRIALS, MIN_COMPONENTS = 8, 4
@@ -52,15 +52,15 @@ def score_slopes(
     trouble = _trouble([trial for trial, _ in kept], [selection for _, selection in kept])
     if trouble is not None:
         return tuple(_nothing(score, len(kept), trouble) for score in plasticity.by_group)
-    whole = all(str(selection) == "+".join(selection.components) for selection in {own for _, own in kept})
-    num_groups = 1 if whole else model.num_blocks
+    num_groups = count_groups(kept, model)
     with threadpool_limits(limits=1):  # the same bits on every machine
-        effects = _fit(kept, num_groups)
+        nothing = np.zeros((len(COMPONENTS), num_groups))  # score and size are no part of this likelihood
+        effects = fit_trials(kept, nothing, nothing).linear_effects(NUM_DRAWS)
         accuracy = median(score.val_accuracy for score in score_selections([t for t, _ in kept], model))
-        sizes = np.log(np.maximum(_by_switch(model.parameters, model.num_blocks, num_groups).ravel(), 1))
+        sizes = np.log(np.maximum(by_switch(model.parameters, model.num_blocks, num_groups).ravel(), 1))
         found = []
         for score, groups in plasticity.by_group.items():
-            values = _by_switch(groups, model.num_blocks, num_groups)
+            values = by_switch(groups, model.num_blocks, num_groups)
             if not np.isfinite(values).all():
                 found.append(_nothing(score, len(kept), "the score is not finite or not measured everywhere"))
             elif np.ptp(values) <= 1e-12 * np.abs(values).max():
@@ -99,22 +99,27 @@ def _trouble(trials: Sequence[TrialRecord], selections: Sequence[Selection]) -> 
     return None
 
 
-def _fit(kept: Sequence[tuple[TrialRecord, Selection]], num_groups: int) -> LinearEffects:
-    """The trials' likelihood, a switch per component or, where some blocks were trained alone, per block of one."""
+def count_groups(kept: Sequence[tuple[TrialRecord, Selection]], model: ModelFacts) -> int:
+    """Switches of each component: one, or where some blocks were trained alone one for each block."""
+    whole = all(str(selection) == "+".join(selection.components) for selection in {own for _, own in kept})
+    return 1 if whole else model.num_blocks
+
+
+def fit_trials(kept: Sequence[tuple[TrialRecord, Selection]], scores: np.ndarray, sizes: np.ndarray) -> Posterior:
+    """The model after the trials; ``scores``, ``sizes``: (components, groups) as `by_switch` has them."""
+    num_groups = scores.shape[1]
     switches = np.zeros((len(kept), len(COMPONENTS), num_groups))
     for row, (_, selection) in enumerate(kept):
         for block, name in selection.members:
             switches[row, COMPONENTS.index(name), block if num_groups > 1 else 0] = 1
     rates = [trial.spec.learning_rate for trial, _ in kept]
-    nothing = np.zeros(len(COMPONENTS) * num_groups)
     kinds = np.repeat(np.arange(len(COMPONENTS)), num_groups)
-    terms = Terms.of(nothing, np.ones(len(kinds)), kinds, rates=(min(rates), max(rates)))
+    terms = Terms.of(scores.ravel(), sizes.ravel(), kinds, rates=(min(rates), max(rates)))
     points = Points(switches.reshape(len(kept), -1), np.log10(rates))
-    accuracies = np.array([trial.best_val_accuracy for trial, _ in kept])
-    return Posterior(terms, points, accuracies).linear_effects(NUM_DRAWS)
+    return Posterior(terms, points, np.array([trial.best_val_accuracy for trial, _ in kept]))
 
 
-def _by_switch(values: Mapping[str, float], num_blocks: int, num_groups: int) -> np.ndarray:
+def by_switch(values: Mapping[str, float], num_blocks: int, num_groups: int) -> np.ndarray:
     """(components, groups) from "3.mha" → value: by block, or where components are whole the mean over blocks; NaN
     where there is none."""
     rows = [[values.get(f"{block}.{name}", math.nan) for block in range(num_blocks)] for name in COMPONENTS]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.config import SearchConfig
 from unfreeze.evidence.recommend import best_configurations
-from unfreeze.records import TrialRecord, TrialSpec, TrialState
+from unfreeze.records import Learned, TrialRecord, TrialSpec, TrialState
 from unfreeze.search.first import first_points, searches_by_model
 from unfreeze.search.prior import component_means
 from unfreeze.search.proposals import ModelSampler
@@ -24,6 +24,7 @@ class Planner:
     Args:
         scores: (block, component) → what the prior says of it.
         milestones: images_seen at each report of a trial, ascending.
+        learned: from earlier sweeps; None: nothing.
     """
 
     def __init__(
@@ -34,13 +35,14 @@ class Planner:
         scores: Mapping[tuple[int, str], float],
         milestones: list[int],
         seed: int,
+        learned: Learned | None = None,
     ) -> None:
         self.config = config
         self.space = space
         self._seed = seed
         self._first = first_points(config, space, component_means(scores))[: config.num_trials]
         self._rungs = rungs(milestones, grace_reports=config.grace_reports, reduction_factor=config.reduction_factor)
-        self._model = ModelSampler(space, scores, seed=seed) if searches_by_model(config) else None
+        self._model = ModelSampler(space, scores, seed=seed, learned=learned) if searches_by_model(config) else None
         self._losses: dict[int, float] = {}  # trial → what choosing then was expected to give away
 
     @property

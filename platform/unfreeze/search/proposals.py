@@ -10,9 +10,11 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from unfreeze.components.selection import Selection, count_trainable, parse_selection
-from unfreeze.evidence.model import Points, Posterior, Terms
-from unfreeze.records import COMPONENTS, Contender, TrialRecord, TrialSpec, TrialState
+from unfreeze.evidence.model import Effects, Points, Posterior, Terms
+from unfreeze.evidence.transfer import expected_of_components
+from unfreeze.records import COMPONENTS, Contender, Learned, TrialRecord, TrialSpec, TrialState
 from unfreeze.search.candidates import Candidates, at_every_rate, every_subset, most_telling, rates_between
+from unfreeze.search.prior import component_means
 from unfreeze.search.sampler import draw_uniformly, observed_value
 from unfreeze.search.space import SearchSpace
 from unfreeze.seeding import derive_seed
@@ -33,9 +35,17 @@ class ModelSampler:
 
     Args:
         members: (block, component) → score; a switch's is the mean over what it turns on.
+        learned: from earlier sweeps; None: nothing.
     """
 
-    def __init__(self, space: SearchSpace, members: Mapping[tuple[int, str], float], *, seed: int) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        members: Mapping[tuple[int, str], float],
+        *,
+        seed: int,
+        learned: Learned | None = None,
+    ) -> None:
         self._space, self._seed = space, seed
         self._names = list(space.switches)
         pairs = list(space.switches.values())
@@ -48,6 +58,7 @@ class ModelSampler:
             ),
             np.array([COMPONENTS.index(min(name for _, name in own)) for own in pairs]),
             rates=(space.learning_rate_low, space.learning_rate_high),
+            before=None if learned is None else self._from_components(learned, members),
         )
         listed = [row for own in space.listed if space.fits(own) and (row := self._switches(own)) is not None]
         subsets = np.stack(listed) if listed else every_subset(len(self._names), self._allows)
@@ -201,6 +212,15 @@ class ModelSampler:
         width = len(self._names)
         tried = Points.join(done, width=width)
         return Posterior(self._terms, tried, np.array(values), Points.join(running, width=width)), tried
+
+    def _from_components(self, learned: Learned, members: Mapping[tuple[int, str], float]) -> Effects:
+        """Of each switch: of every component the share that it turns on."""
+        num_blocks = self._space.model.num_blocks
+        shares = [
+            [sum(own == name for _, own in pairs) / num_blocks for name in COMPONENTS]
+            for pairs in self._space.switches.values()
+        ]
+        return expected_of_components(learned, component_means(members)).through(np.array(shares))
 
     def _finished(self, records: Sequence[TrialRecord]) -> dict[tuple[str, float], Points]:
         """(selection, learning rate) → point, of what has a finished run."""

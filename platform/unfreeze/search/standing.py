@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from unfreeze.config import Config
 from unfreeze.cost.model import cost_model
-from unfreeze.records import Contender, ModelFacts, PlasticityTable, TrialRecord
+from unfreeze.records import Contender, Learned, ModelFacts, PlasticityTable, TrialRecord
 from unfreeze.search.first import searches_by_model
 from unfreeze.search.prior import prior_scores
 from unfreeze.search.proposals import ModelSampler
@@ -12,11 +12,18 @@ from unfreeze.search.space import make_space
 
 
 def stand(
-    config: Config, model: ModelFacts, plasticity: PlasticityTable, trials: Sequence[TrialRecord]
+    config: Config,
+    model: ModelFacts,
+    plasticity: PlasticityTable,
+    trials: Sequence[TrialRecord],
+    learned: Learned | None = None,
 ) -> tuple[Contender, ...]:
-    """Every configuration that finished, most promising first; empty where the model does not search."""
+    """Every configuration that finished, most promising first; empty where the model does not search.
+
+    ``learned``: what the search began with.
+    """
     if not searches_by_model(config.search):
         return ()
     scores = prior_scores(config.search.prior.score, plasticity, num_blocks=model.num_blocks)
     space = make_space(config.search, cost_model(config, model))
-    return ModelSampler(space, scores, seed=config.sweep.seed).contenders(trials)
+    return ModelSampler(space, scores, seed=config.sweep.seed, learned=learned).contenders(trials)

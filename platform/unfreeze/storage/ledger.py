@@ -19,8 +19,8 @@ class Ledger:
     """Objects of one sweep below ``{storage}/{sweep}/``.
 
     ``lease/<number>.json``, ``config.json``, ``environment.json``, ``facts.json``, ``plasticity.json``,
-    ``trials/<id>.json``, ``checkpoints/<id>/…``, ``test.json``, ``final.json``, ``report.html``, ``export/…``,
-    ``mlflow.json`` (which MLflow runs are ours).
+    ``learned.json``, ``trials/<id>.json``, ``checkpoints/<id>/…``, ``test.json``, ``final.json``, ``report.html``,
+    ``export/…``, ``mlflow.json`` (which MLflow runs are ours).
     Each trial has one writer at a time, the slot that runs it, so no object is ever written by two.
     """
 

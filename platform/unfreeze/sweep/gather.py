@@ -23,6 +23,7 @@ from unfreeze.records import (
     plasticity_table_from_dict,
 )
 from unfreeze.report.caution import cautions
+from unfreeze.search.learned import read_learned
 from unfreeze.search.standing import stand
 from unfreeze.storage.ledger import Ledger
 
@@ -56,7 +57,7 @@ def read_evidence(ledger: Ledger, records: Sequence[TrialRecord] | None = None) 
     if understood is not None:
         small = tuple(cautions(understood, num_train=data.num_train, num_val=data.num_val))
         with contextlib.suppress(np.linalg.LinAlgError):  # a fit that breaks down: the report says what else there is
-            contenders = stand(understood, model, plasticity, trials)
+            contenders = stand(understood, model, plasticity, trials, read_learned(understood, ledger))
     tests = opened if config["search"].get("select_on") == "test" else None  # no such choice in older ledgers
     return Evidence(
         sweep=ledger.sweep,

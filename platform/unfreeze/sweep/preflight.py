@@ -60,6 +60,11 @@ def _problems(config: Config, selections: list[str], *, writes: bool) -> Iterato
             check_writable(open_storage(config.storage))
         except StorageError as error:
             yield str(error)
+        else:
+            if config.search.learn_from:
+                from unfreeze.search.learned import unknown_sweeps  # scipy
+
+                yield from unknown_sweeps(config)
     if config.finetune.compile:
         yield from _compiler_problem(on_cpu=config.cluster.gpus_per_worker == 0)
     if any(getattr(config.data, name) is not None for name in _PLACES):

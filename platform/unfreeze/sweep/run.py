@@ -16,6 +16,7 @@ from unfreeze.records import DataFacts, Evidence, ModelFacts, PlasticityTable, T
 from unfreeze.report.settings import redact
 from unfreeze.report.streams import say
 from unfreeze.search.grid import GridPlanner
+from unfreeze.search.learned import learn
 from unfreeze.search.mirror import StudyMirror
 from unfreeze.search.planner import Planner
 from unfreeze.search.prior import component_means, prior_scores
@@ -120,6 +121,7 @@ def plan_search(
         scores=scores,
         milestones=[step * finetune.batch_size for step in report_steps(num_steps, finetune.num_reports)],
         seed=config.sweep.seed,
+        learned=learn(config, ledger, model),
     )
     return PlannedSearch(
         planner,
