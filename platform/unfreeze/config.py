@@ -4,6 +4,7 @@ YAML and command line only fill these dataclasses: load.py is the door, checks.p
 contradict each other.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -527,6 +528,11 @@ FREE_OPTIONS = {
 def config_to_dict(config: Config) -> dict[str, Any]:
     """The resolved configuration as JSON-ready nested dicts."""
     return asdict(config)
+
+
+def redact(text: str) -> str:
+    """``http://user:password@host`` without the user and the password."""
+    return re.sub(r"://[^/@\s]+@", "://…@", text)
 
 
 def changed_keys(stored: Mapping[str, Any], current: Mapping[str, Any], *, prefix: str = "") -> list[str]:

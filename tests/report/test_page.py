@@ -10,13 +10,14 @@ from html.parser import HTMLParser
 import pytest
 from scipy import stats
 
+from unfreeze.config import redact
 from unfreeze.evidence.power import what_would_settle
 from unfreeze.evidence.verdict import verdict
 from unfreeze.records import COMPONENTS, Contender, ScoreWorth, TrialState, Worth, final_result_from_dict, to_dict
 from unfreeze.report.answer import best_trials, load_lines, recommendation_rows
 from unfreeze.report.page import html_report, terminal_report
 from unfreeze.report.plasticity import agreement_rows, terminal_plasticity
-from unfreeze.report.settings import flatten, redact
+from unfreeze.report.settings import flatten
 
 
 def test_terminal_report(evidence):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from unfreeze.config import Config
+from unfreeze.config import Config, SearchConfig, TrackingConfig
 from unfreeze.errors import StorageError, SweepMismatchError
 from unfreeze.load import load_config
 from unfreeze.records import TrialRecord, TrialReport, TrialSpec, TrialState
@@ -43,6 +43,19 @@ def make_record(index: int, state: TrialState = TrialState.FINISHED) -> TrialRec
         slot="slot-0",
         attempts=3,
     )
+
+
+def test_passwords_of_addresses_are_not_kept(ledger: Ledger) -> None:
+    def config(password: str) -> Config:
+        return Config(
+            tracking=TrackingConfig(uri=f"https://user:{password}@mlflow.example"),
+            search=SearchConfig(mirror=f"postgresql://user:{password}@db.example/optuna"),
+        )
+
+    ledger.claim(config("secret"))
+    assert b"secret" not in ledger.read_bytes("config.json")
+    assert ledger.read_json("config.json")["tracking"]["uri"] == "https://…@mlflow.example"
+    assert ledger.is_claimed(config("another"))
 
 
 def test_the_first_claim_takes_the_name_and_the_same_again_finds_it(ledger: Ledger) -> None:

@@ -1,9 +1,10 @@
 """Nested settings as flat text, fit to be shown to others."""
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
+
+from unfreeze.config import redact
 
 
 def flatten(settings: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
@@ -15,8 +16,3 @@ def flatten(settings: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{key}"] = redact(value if isinstance(value, str) else json.dumps(value))
     return flat
-
-
-def redact(text: str) -> str:
-    """``http://user:password@host`` without the user and the password."""
-    return re.sub(r"://[^/@\s]+@", "://…@", text)

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from unfreeze.config import FREE_OPTIONS, FREE_SECTIONS, Config, changed_keys, config_to_dict
+from unfreeze.config import FREE_OPTIONS, FREE_SECTIONS, Config, changed_keys, config_to_dict, redact
 from unfreeze.errors import InfrastructureError, StorageError, SweepMismatchError
 from unfreeze.records import TestResult, TrialRecord, TrialState, to_dict, trial_record_from_dict
 from unfreeze.storage.base import Storage, open_storage
@@ -45,7 +45,7 @@ class Ledger:
         Raises:
             SweepMismatchError: the name is taken by another configuration; says which keys differ.
         """
-        current = config_to_dict(config)
+        current = _shown(config_to_dict(config))
         stored = self.read_json("config.json")
         if stored is None:
             return False
@@ -67,7 +67,7 @@ class Ledger:
             SweepMismatchError: as `is_claimed`.
         """
         self.is_claimed(config)
-        self.write_json("config.json", config_to_dict(config))
+        self.write_json("config.json", _shown(config_to_dict(config)))
 
     def trials(self) -> list[TrialRecord]:
         """Every trial's record, by index."""
@@ -159,6 +159,15 @@ class Ledger:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, indent=1, sort_keys=True).encode()
+
+
+def _shown(value: Any) -> Any:
+    """Settings without the passwords of their addresses: whoever may read results need not be able to write them."""
+    if isinstance(value, dict):
+        return {key: _shown(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from unfreeze.report.settings import redact
+from unfreeze.config import redact
 from unfreeze.report.streams import in_notebook
 from unfreeze.storage.lease import submitted_job
 

@@ -8,12 +8,11 @@ import tempfile
 
 from ray import tune
 
-from unfreeze.config import Config
+from unfreeze.config import Config, redact
 from unfreeze.cost.model import cost_model
 from unfreeze.errors import InfrastructureError
 from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import DataFacts, Evidence, ModelFacts, PlasticityTable, TrialState, final_result_from_dict
-from unfreeze.report.settings import redact
 from unfreeze.report.streams import say
 from unfreeze.search.grid import GridPlanner
 from unfreeze.search.learned import learn

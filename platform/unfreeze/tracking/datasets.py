@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from unfreeze.config import redact
 from unfreeze.records import DataFacts
-from unfreeze.report.settings import redact
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput

@@ -7,9 +7,8 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
-from unfreeze.config import TrackingConfig
+from unfreeze.config import TrackingConfig, redact
 from unfreeze.records import Evidence, TrialRecord, TrialState
-from unfreeze.report.settings import redact
 from unfreeze.storage.ledger import Ledger
 from unfreeze.tracking import view
 from unfreeze.tracking.runs import SWEEP, RunTree

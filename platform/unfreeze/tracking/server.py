@@ -9,7 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unfreeze.report.settings import redact
+from unfreeze.config import redact
 from unfreeze.tracking.describe import EXPERIMENT
 
 if TYPE_CHECKING:
