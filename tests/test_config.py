@@ -7,7 +7,7 @@ import pytest
 from configuring import CONF, composed, run_entry
 from omegaconf import OmegaConf
 
-from unfreeze.config import Config, PaperSet, SearchConfig, changed_keys, config_to_dict
+from unfreeze.config import ClusterConfig, Config, PaperSet, SearchConfig, changed_keys, config_to_dict
 from unfreeze.errors import ConfigError
 from unfreeze.load import load_config
 
@@ -54,6 +54,10 @@ def leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> set[str]:
 def test_a_contradiction_is_refused_in_python_too() -> None:
     with pytest.raises(ValueError, match="must not exceed"):
         SearchConfig(learning_rate_low=1.0, learning_rate_high=0.5)
+    with pytest.raises(ValueError, match="go with num_slots=auto, but got num_slots=2"):
+        ClusterConfig(num_slots=2, max_slots=4)
+    with pytest.raises(ValueError, match="max_slots must be min_slots=3 or more, but got 2"):
+        ClusterConfig(min_slots=3, max_slots=2)
 
 
 def test_changed_keys_name_both_values() -> None:

@@ -67,6 +67,8 @@ def test_an_unknown_key_without_a_likeness_lists_what_there_is() -> None:
         ("search", "prior", None),
         ("cluster", "num_slots", 0),
         ("cluster", "num_slots", "many"),
+        ("cluster", "min_slots", 0),
+        ("cluster", "max_slots", "many"),
         ("cluster", "address", 1),
         ("data", "max_bad_share", 1),
         ("data", "split_seed", -1),

@@ -400,7 +400,13 @@ class ClusterConfig:
     __pydantic_config__ = _STRICT
     address: str | None = option(None, 'null: start Ray here; "auto" or host:port: join a running cluster')
     num_slots: Count | Literal["auto"] = option(
-        "auto", "trials at a time; auto: as many as fit, up to search.concurrency"
+        "auto", "trials at a time; auto: as many as fit, more when nodes come and fewer when they go"
+    )
+    min_slots: Count = option(1, "with num_slots=auto: a sweep starts when there is room for so many")
+    max_slots: Count | Literal["auto"] = option(
+        "auto",
+        "with num_slots=auto: so many at most, and one that waits for a node, for an autoscaler to see; auto: as many "
+        "as fit, up to search.concurrency",
     )
     workers_per_trial: Count = option(1, "data-parallel workers of one slot")
     cpus_per_worker: PositiveFloat = option(1.0, "CPU cores that Ray sets aside for a worker")
@@ -414,6 +420,10 @@ class ClusterConfig:
     start_timeout_s: PositiveFloat = option(600.0, "how long a sweep waits for a first worker, a slot for its own")
 
     def __post_init__(self) -> None:
+        if self.num_slots != "auto" and (self.min_slots > 1 or self.max_slots != "auto"):
+            raise ValueError(f"min_slots and max_slots go with num_slots=auto, but got num_slots={self.num_slots}")
+        if self.max_slots != "auto" and self.max_slots < self.min_slots:
+            raise ValueError(f"max_slots must be min_slots={self.min_slots} or more, but got {self.max_slots}")
         if self.address is not None and self.address.startswith("ray://"):
             raise ValueError(
                 f"address must be host:port of the head's GCS (6379) or auto; ray:// is Ray Client, which cannot run "

@@ -536,3 +536,49 @@ def test_closing_sends_slots_home() -> None:
         assert await board.take("b", SECONDS_LONG) == {"closed": True}
 
     play(story)
+
+
+# --- nodes that come and go -------------------------------------------------------------------------------------------
+
+
+def test_the_job_of_a_node_that_is_gone_is_taken_at_once() -> None:
+    async def story(board: Board) -> None:
+        await board.join("a", ["node-1"])
+        await board.join("b", ["node-2", "node-3"])
+        await submit(board, "one", "two")
+        await board.take("a", 0)
+        await board.take("b", 0)
+        await board.lose_all_but(["node-1", "node-2", "node-3"])
+        assert (await board.status())["running"] == ["one", "two"]
+        await board.lose_all_but(["node-1", "node-2"])
+        assert (await board.status())["queued"] == ["two"]
+        assert not await board.push("b", held("two"), [report(1)])
+        await board.finish("a", held("one"), Settled())
+        assert await board.take("a", 0) == job("two", 2)
+
+    play(story)
+
+
+def test_a_slot_that_leaves_hands_its_job_back_and_nothing_is_held_against_it() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        for attempt in range(1, 6):  # more often than a job may take its slots down
+            await board.hand_back("slot-0", held("job", attempt))
+            await board.hand_back("slot-0")
+            assert await board.lose("slot-0", "it went home")  # to be started again
+            await board.join("slot-0", ["elsewhere"])
+            assert await board.take("slot-0", 0) == job("job", attempt + 1)
+        assert await board.push("slot-0", held("job", 6), [report(1)])
+
+    play(story)
+
+
+def test_a_cancelled_job_that_is_handed_back_is_over() -> None:
+    async def story(board: Board) -> None:
+        await start(board)
+        await board.leave("job", "f")
+        await board.hand_back("slot-0", held("job"))
+        assert await board.follow("job", 0, 0) == {"reports": [], "outcome": Interrupted()}
+        assert (await board.status())["queued"] == []
+
+    play(story)

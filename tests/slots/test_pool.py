@@ -19,6 +19,7 @@ class FakeBoard:
     def __init__(self, *, useful: int = 0, is_gone: bool = False) -> None:
         self.expected: list[list[str]] = []
         self.lost: list[str] = []
+        self.nodes: list[str] = []
         self.died = self.closed = False
         self._useful, self._is_gone = useful, is_gone
 
@@ -31,6 +32,9 @@ class FakeBoard:
 
     def _is_new(self) -> bool:
         return self.died
+
+    def _lose_all_but(self, nodes: list[str]) -> None:
+        self.nodes = nodes
 
     def _lose(self, slot_id: str, reason: str) -> bool:
         if self._is_gone:
@@ -62,6 +66,9 @@ class FakeRay:
         self.run = SimpleNamespace(remote=self._run)
         monkeypatch.setattr(module, "beside_driver", lambda *_, **__: self)
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        self.room = 2
+        self.nodes = [{"NodeID": "here", "Alive": True}]
+        monkeypatch.setattr(ray, "nodes", lambda: self.nodes)
         monkeypatch.setattr(ray, "get", self._get)
         monkeypatch.setattr(ray, "wait", self._wait)
         monkeypatch.setattr(ray, "kill", self.killed.append)
@@ -92,7 +99,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 def make_pool(fake: FakeRay) -> Callable[..., tuple[SlotPool, FakeBoard]]:
     def make(**kind: Any) -> tuple[SlotPool, FakeBoard]:
         board = FakeBoard(**kind)
-        return SlotPool(Config(), None, board, num_slots=2, facts=None), board  # type: ignore[arg-type]
+        pool = SlotPool(Config(), None, board, num_slots=2, room=lambda: fake.room, facts=None)  # type: ignore[arg-type]
+        return pool, board
 
     return make
 
@@ -164,3 +172,41 @@ def test_a_cluster_that_is_gone_is_said_while_it_runs_and_not_when_it_closes(
         fake.runs[0][1].reason = "ActorDiedError: "
         with pytest.raises(RayActorError):
             pool.look()
+
+
+def test_slots_come_with_nodes_and_jobs_leave_with_them(make_pool: MakePool, fake: FakeRay) -> None:
+    pool, board = make_pool()
+    with pool:
+        pool.look()
+        assert board.nodes == ["here"]
+        fake.nodes, fake.room, fake.now = [*fake.nodes, {"NodeID": "there", "Alive": True}], 4, 10.0
+        pool.look()
+        assert board.expected[-1] == ["slot-0", "slot-1", "slot-2", "slot-3"]
+        fake.nodes[1]["Alive"], fake.room, fake.now = False, 2, 20.0
+        pool.look()
+        fake.now = 30.0
+        pool.look()
+    assert board.nodes == ["here"]
+    assert [slot for slot, _ in fake.runs] == ["slot-0", "slot-1", "slot-2", "slot-3"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "slots"),
+    [
+        ("ImportError: no torch", ["slot-0"]),  # would meet it again
+        ("WorkerGroupStartupTimeoutError: no node", ["slot-0", "slot-2"]),
+    ],
+)
+def test_a_slot_that_was_given_up_is_replaced_if_all_it_lacked_was_a_node(
+    reason: str, slots: list[str], make_pool: MakePool, fake: FakeRay
+) -> None:
+    pool, _ = make_pool()
+    with pool:
+        fake.runs[1][1].reason = reason
+        fake.now = 10.0
+        pool.look()
+        fake.now = 20.0
+        pool.look()
+        pool._look_at_board()
+        assert pool._slot_ids == slots
+    assert len(fake.runs) == 1 + len(slots)

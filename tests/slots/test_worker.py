@@ -23,7 +23,7 @@ from unfreeze.models.build import build_base
 from unfreeze.records import TrialRecord, TrialSpec, TrialState, to_dict
 from unfreeze.slots.outcome import Lost, Settled
 from unfreeze.slots.slot import Slot
-from unfreeze.slots.worker import run_job
+from unfreeze.slots.worker import next_job, run_job
 from unfreeze.slots.writer import Writer
 from unfreeze.storage.ledger import Ledger
 
@@ -95,7 +95,7 @@ class Remote:
 
 class FakeBoard:
     def __init__(self) -> None:
-        self.push, self.finish, self.drop = Remote(), Remote(), Remote()
+        self.push, self.finish, self.drop, self.hand_back = Remote(), Remote(), Remote(), Remote()
 
 
 @pytest.fixture
@@ -194,3 +194,25 @@ def test_an_error_that_another_worker_caused_is_left_to_that_one(slot: Slot) -> 
     with pytest.raises(RuntimeError, match="closed by peer"):
         run_job(slot, JOB)
     assert slot.ledger.trial(SPEC.trial_id) is None
+
+
+def test_a_slot_whose_node_is_about_to_go_hands_its_trial_back_with_a_checkpoint(
+    alone: Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone.config.finetune.num_reports = 2
+    notices = iter([None, "in two minutes"])
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(notices))
+    slot = replace(alone, is_warned=True)
+    assert not slot.must_leave()
+    run_job(slot, JOB)
+    assert slot.board.hand_back.calls == [("slot-0", JOB)]
+    assert slot.board.finish.calls == []
+    record = slot.ledger.trial(SPEC.trial_id)
+    assert record is not None
+    assert (record.state, len(record.reports)) == (TrialState.RUNNING, 1)
+    assert next_job(slot) is None
+    run_job(replace(alone, is_warned=False), JOB)  # another slot goes on from there
+    record = slot.ledger.trial(SPEC.trial_id)
+    assert record is not None
+    assert (record.state, len(record.reports)) == (TrialState.FINISHED, 2)
+    assert alone.board.finish.calls == [("slot-0", JOB, Settled())]

@@ -12,7 +12,14 @@ from unfreeze.errors import ClusterError, ModelError
 from unfreeze.sweep import resources
 from unfreeze.sweep.machine import count_cpus
 from unfreeze.sweep.package import PACKAGE
-from unfreeze.sweep.resources import count_slots, plain_errors, ray_cluster, settle_gpus, worker_resources
+from unfreeze.sweep.resources import (
+    count_slots,
+    plain_errors,
+    ray_cluster,
+    room_for_slots,
+    settle_gpus,
+    worker_resources,
+)
 
 Cluster = Callable[..., None]
 
@@ -75,6 +82,20 @@ def test_auto_starts_no_more_than_trials_in_flight_and_a_number_is_kept(cluster:
     assert count_slots(ClusterConfig(), concurrency=3) == 3
     assert count_slots(ClusterConfig(num_slots=5), concurrency=3) == 5
     assert count_slots(ClusterConfig(num_slots=5), concurrency=8) == 5
+
+
+def test_slots_stay_between_the_least_and_the_most(cluster: Cluster) -> None:
+    cluster({"CPU": 4.0})
+    assert count_slots(ClusterConfig(min_slots=4), concurrency=100) == 4
+    assert count_slots(ClusterConfig(max_slots=2), concurrency=100) == 2
+    with pytest.raises(ClusterError, match=r"^5 slot\(s\) of 1 worker\(s\) need 5 CPU, the cluster has 4 CPU"):
+        count_slots(ClusterConfig(min_slots=5), concurrency=100)
+    assert room_for_slots(ClusterConfig(), concurrency=100) == 4
+    assert room_for_slots(ClusterConfig(max_slots=8), concurrency=2) == 5  # one waits for a node
+    cluster({"CPU": 64.0})
+    assert room_for_slots(ClusterConfig(), concurrency=10) == 10
+    assert room_for_slots(ClusterConfig(max_slots=8), concurrency=2) == 8
+    assert room_for_slots(ClusterConfig(num_slots=3), concurrency=10) == 3
 
 
 def test_what_an_autoscaler_may_add_counts(cluster: Cluster) -> None:

@@ -4,6 +4,7 @@ exist, start late, or die."""
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,7 @@ class _Job:
 @dataclass(slots=True)
 class _Slot:
     last_heard: float
+    nodes: tuple[str, ...] = ()  # of its workers; (): not known
     job_id: str | None = None
     is_useful: bool = False  # it has brought a report, or a job to its end
 
@@ -105,11 +107,12 @@ class Board:
 
     # --- the slots' side --------------------------------------------------------------------------------------------
 
-    async def join(self, slot_id: str) -> None:
-        """A slot's workers are up, perhaps again: whatever they held before is queued anew."""
+    async def join(self, slot_id: str, nodes: Sequence[str] = ()) -> None:
+        """A slot's workers are up, on these nodes, perhaps again: whatever they held before is queued anew."""
         await self._release(slot_id, "its worker group was restarted")
         before = self._slots.get(slot_id)
-        self._slots[slot_id] = _Slot(last_heard=time.monotonic(), is_useful=before is not None and before.is_useful)
+        is_useful = before is not None and before.is_useful
+        self._slots[slot_id] = _Slot(last_heard=time.monotonic(), nodes=tuple(nodes), is_useful=is_useful)
         await self._announce()
 
     async def take(self, slot_id: str, wait_s: float) -> dict[str, Any]:
@@ -168,6 +171,17 @@ class Board:
             await self._release(slot_id, reason)
             await self._announce()
 
+    async def hand_back(self, slot_id: str, held: dict[str, Any] | None = None) -> None:
+        """A slot leaves before its node does. Its job goes to the next that asks, and nothing is held against either;
+        None: it has none."""
+        self._hear(slot_id, held)
+        slot = self._slots[slot_id]
+        slot.is_useful = True  # to be started again, elsewhere
+        if held is not None and self._is_current(self._jobs[held["job_id"]], slot_id, held):
+            self._jobs[held["job_id"]].fruitless = 0
+            await self._release(slot_id, "its node is about to go")
+        await self._announce()
+
     async def heartbeat(self, slot_id: str, held: dict[str, Any] | None = None) -> None:
         """A sign of life, with the job that the slot has in hand."""
         self._hear(slot_id, held)
@@ -199,6 +213,15 @@ class Board:
             self._drop_if_no_slot_is_left()
         await self._announce()
         return is_useful
+
+    async def lose_all_but(self, nodes: list[str]) -> None:
+        """Take the jobs of slots with a worker on another node than these: it is gone, and Ray Train may wait long for
+        one in its place."""
+        for slot_id, slot in self._slots.items():
+            if not set(slot.nodes) <= set(nodes):
+                slot.nodes = ()
+                await self._release(slot_id, "its node is gone")
+                await self._announce()
 
     async def status(self) -> dict[str, Any]:
         """Slots that are up, jobs waiting, jobs running."""

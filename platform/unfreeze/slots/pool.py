@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -19,17 +20,34 @@ from unfreeze.storage.ledger import Ledger
 logger = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 30.0
+_MOST_SLOTS = 1000  # threads of the keeper, which are made when they are needed
+_NO_WORKERS = "WorkerGroupStartupTimeoutError"  # of Ray Train: no node in ``cluster.start_timeout_s``
 
 
 class SlotPool(tune.Callback):
-    """``num_slots`` worker groups around one board; a context manager, and a callback by which Tune lets it look after
-    them."""
+    """``num_slots`` worker groups around one board, and more when there is ``room``; a context manager, and a callback
+    by which Tune lets it look after them.
 
-    def __init__(self, config: Config, ledger: Ledger, board: Any, *, num_slots: int, facts: DataFacts) -> None:
+    A slot whose node has gone waits for another in Ray Train, with its job in other hands meanwhile.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        board: Any,
+        *,
+        num_slots: int,
+        room: Callable[[], int],
+        facts: DataFacts,
+    ) -> None:
         self._config = config
         self._board = board
         self._arguments = {"board": board, "ledger": ledger, "config": config, "facts": facts}
         self._slot_ids = [f"slot-{number}" for number in range(num_slots)]
+        self._num_started = num_slots  # the next one's number: none is used twice
+        self._num_useless = 0  # given up, and not for lack of a node
+        self._room = room
         self._runs: dict[Any, str] = {}  # the future of a Train run → its slot
         self._next_look = 0.0
         self._new_since: float | None = None
@@ -41,7 +59,7 @@ class SlotPool(tune.Callback):
         ray.get(self._board.expect.remote(self._slot_ids))
         # What Train reads of the environment, it reads where `fit` is called.
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
-        self._keeper = beside_driver(Keeper, environment, max_concurrency=len(self._slot_ids))
+        self._keeper = beside_driver(Keeper, environment, max_concurrency=_MOST_SLOTS)
         for slot_id in self._slot_ids:
             self._start(slot_id)
         return self
@@ -71,6 +89,7 @@ class SlotPool(tune.Callback):
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + HEARTBEAT_S
             self._look_at_board()
+            self._look_at_nodes()
 
     def _ended(self, wait_s: float) -> list[Any]:
         runs = list(self._runs)
@@ -82,6 +101,7 @@ class SlotPool(tune.Callback):
             self._start(slot_id)
         else:
             self._slot_ids.remove(slot_id)
+            self._num_useless += _NO_WORKERS not in reason
 
     def _look_at_board(self) -> None:
         """A board that died was made anew by Ray, empty: once the slots have told what they hold, open it."""
@@ -92,6 +112,21 @@ class SlotPool(tune.Callback):
             self._new_since = time.monotonic()
         elif time.monotonic() - self._new_since >= 2 * HEARTBEAT_S:
             ray.get(self._board.expect.remote(self._slot_ids))
+
+    def _look_at_nodes(self) -> None:
+        """Take the jobs of nodes that are gone; where nodes have come, start slots."""
+        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        ray.get(self._board.lose_all_but.remote(alive))
+        missing = self._room() - self._num_useless - len(self._slot_ids)
+        if missing <= 0 or self._new_since is not None:
+            return
+        logger.info("room for %d more slots", missing)
+        fresh = [f"slot-{self._num_started + number}" for number in range(missing)]
+        self._num_started += missing
+        self._slot_ids += fresh
+        ray.get(self._board.expect.remote(self._slot_ids))
+        for slot_id in fresh:
+            self._start(slot_id)
 
     def _start(self, slot_id: str) -> None:
         run = self._keeper.run.remote(self._config, {**self._arguments, "slot_id": slot_id})

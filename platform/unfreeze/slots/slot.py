@@ -1,5 +1,6 @@
 """What stays in a slot's process from one trial to the next: model, data, caches, and its place in the group."""
 
+import os
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,8 @@ class Slot:
     prefixes: PrefixCache | None
     writer: Writer
     held: dict[str, Any] | None = None  # the job in hand, as the board gave it
+    is_warned: bool = False  # whether Ray Train looks out for nodes that are about to go
+    is_leaving: bool = False
 
     @property
     def is_leader(self) -> bool:
@@ -49,6 +52,13 @@ class Slot:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def must_leave(self) -> bool:
+        """Whether a node of the slot's is about to go, as its cloud or an operator has announced. Every worker asks,
+        or none does."""
+        if self.is_warned and not self.is_leaving:
+            self.is_leaving = ray.train.get_preemption_info() is not None
+        return self.is_leaving
+
     def join(self) -> None:
         """Tell the board that the workers are up, and give signs of life: a long epoch is no dead slot."""
 
@@ -57,8 +67,12 @@ class Slot:
             while not pause.wait(HEARTBEAT_S):
                 self.board.heartbeat.remote(self.slot_id, self.held)
 
+        own = ray.get_runtime_context().get_node_id()
+        nodes = [own] * self.worker.world_size
+        if self.worker.world_size > 1:
+            dist.all_gather_object(nodes, own)
         if self.is_leader:
-            ray.get(self.board.join.remote(self.slot_id))
+            ray.get(self.board.join.remote(self.slot_id, nodes))
             threading.Thread(target=beat, daemon=True).start()
 
 
@@ -85,4 +99,5 @@ def warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config, facts: Dat
         data=data,
         prefixes=open_cache(config),
         writer=Writer(),
+        is_warned=os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0",
     )

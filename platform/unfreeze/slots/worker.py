@@ -19,7 +19,8 @@ _POLL_S = 20.0
 
 
 def serve(arguments: dict[str, Any]) -> None:
-    """A Ray Train loop function: serve jobs until the board closes. ``arguments``: those of `warm_up`."""
+    """A Ray Train loop function: serve jobs until the board closes, or a node of the slot's is about to go.
+    ``arguments``: those of `warm_up`."""
     slot = warm_up(**arguments)
     slot.join()
     while (job := next_job(slot)) is not None:
@@ -27,14 +28,17 @@ def serve(arguments: dict[str, Any]) -> None:
 
 
 def next_job(slot: Slot) -> dict[str, Any] | None:
-    """The next job, the same on every rank; None when the board has closed."""
-    while True:
+    """The next job, the same on every rank; None when the board has closed, or the slot has to leave."""
+    while not slot.must_leave():
         answer = ray.get(slot.board.take.remote(slot.slot_id, _POLL_S)) if slot.is_leader else None
         answer = slot.agree(answer)
         if answer.get("closed"):
             return None
         if answer["job"] is not None:
             return answer["job"]
+    if slot.is_leader:
+        ray.get(slot.board.hand_back.remote(slot.slot_id))
+    return None
 
 
 def run_job(slot: Slot, job: dict[str, Any]) -> None:
@@ -56,7 +60,10 @@ def run_job(slot: Slot, job: dict[str, Any]) -> None:
         if fault is Fault.SLOT or slot.worker.world_size > 1:
             raise
         return
-    if slot.is_leader:
+    if slot.is_leader and slot.is_leaving and isinstance(outcome, Interrupted):
+        slot.held = None
+        ray.get(slot.board.hand_back.remote(slot.slot_id, job))
+    elif slot.is_leader:
         _finish(slot, job, outcome)
 
 
@@ -109,5 +116,7 @@ def train(slot: Slot, journal: Journal, job: dict[str, Any]) -> TrialState:
         if stopped:
             return TrialState.STOPPED
         if not go_on:  # cancelled, or given to another slot: the record stays open for whoever goes on
+            return TrialState.RUNNING
+        if not progress.is_last and slot.must_leave():  # from the checkpoint that was just kept
             return TrialState.RUNNING
     return TrialState.FINISHED

@@ -123,26 +123,43 @@ def worker_resources(config: ClusterConfig) -> dict[str, float]:
 
 
 def count_slots(config: ClusterConfig, *, concurrency: int) -> int:
-    """How many slots to start: the configured number, or as many as fit, up to one per trial in flight.
+    """How many slots to start: the configured number, or as many as fit, see `room_for_slots`.
 
-    A cluster without room for one is asked to grow and waited for. KubeRay's autoscaler tells nobody how far it may (in
-    Ray 2.60 nothing reports its limit), so what grew gets a slot for every trial in flight: one that finds no node in
-    ``start_timeout_s`` is given up.
+    A cluster without room for the least is asked to grow and waited for. KubeRay's autoscaler tells nobody how far it
+    may (in Ray 2.60 nothing reports its limit), so what grew gets a slot for every trial in flight: one that finds no
+    node in ``start_timeout_s`` is given up.
 
     Raises:
         ClusterError: more workers than the cluster will have; says what was asked for and what there is.
     """
-    wanted = 1 if config.num_slots == "auto" else config.num_slots
+    wanted = config.min_slots if config.num_slots == "auto" else config.num_slots
     before = _fitting(config)
-    fitting = before or _await_room(config, wanted)
+    least = wanted if config.num_slots == "auto" else 1
+    fitting = before if before >= least else _await_room(config, wanted)
     if fitting < wanted:
+        number = "min_slots" if config.min_slots > 1 else "num_slots"
         raise ClusterError(
-            f"{_shortage(config, wanted)}; lower cluster.num_slots, cluster.workers_per_trial or the resources per "
+            f"{_shortage(config, wanted)}; lower cluster.{number}, cluster.workers_per_trial or the resources per "
             f"worker"
         )
     if config.num_slots != "auto":
         return config.num_slots
-    return min(fitting, concurrency) if before else concurrency
+    return room_for_slots(config, concurrency=concurrency) if before >= least else _most_slots(config, concurrency)
+
+
+def room_for_slots(config: ClusterConfig, *, concurrency: int) -> int:
+    """How many slots there should be by what the cluster has now, or an autoscaler may add.
+
+    With ``max_slots`` one more than fit: while it waits for its workers, an autoscaler sees what is missing.
+    """
+    if config.num_slots != "auto":
+        return config.num_slots
+    waiting = 0 if config.max_slots == "auto" else 1
+    return min(_fitting(config) + waiting, _most_slots(config, concurrency))
+
+
+def _most_slots(config: ClusterConfig, concurrency: int) -> int:
+    return concurrency if config.max_slots == "auto" else config.max_slots
 
 
 def _fitting(config: ClusterConfig) -> int:

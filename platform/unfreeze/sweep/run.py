@@ -3,6 +3,7 @@
 Running it again is how it resumes: every step looks in the ledger first.
 """
 
+import functools
 import logging
 import tempfile
 
@@ -33,7 +34,14 @@ from unfreeze.sweep.gather import read_evidence
 from unfreeze.sweep.prepass import pre_pass
 from unfreeze.sweep.progress import ProgressLine
 from unfreeze.sweep.publish import publish
-from unfreeze.sweep.resources import GOES_ON, count_slots, no_trial_is_to_blame, ray_cluster, settle_gpus
+from unfreeze.sweep.resources import (
+    GOES_ON,
+    count_slots,
+    no_trial_is_to_blame,
+    ray_cluster,
+    room_for_slots,
+    settle_gpus,
+)
 from unfreeze.sweep.seal import open_test
 from unfreeze.sweep.watch import ClusterWatch, watch_cluster
 from unfreeze.tracking.mirror import MlflowMirror
@@ -150,6 +158,7 @@ def run_trials(
             num_slots,
             config.search.concurrency,
         )
+    room = functools.partial(room_for_slots, config.cluster, concurrency=config.search.concurrency)
     board = beside_driver(Board, config.cluster.heartbeat_timeout_s, max_task_retries=-1)  # calls wait for the new one
     # Two sweeps on one cluster must not overwrite each other's trainable (ray#31330).
     trainable = f"unfreeze-{config.sweep.name}"
@@ -157,7 +166,7 @@ def run_trials(
     crumb = {"CPU": 0, "node:__internal_head__": 0.001}
     tune.register_trainable(trainable, tune.with_resources(tune.with_parameters(SlotTrial, board=board), crumb))
     with (
-        SlotPool(config, ledger, board, num_slots=num_slots, facts=data) as pool,
+        SlotPool(config, ledger, board, num_slots=num_slots, room=room, facts=data) as pool,
         tempfile.TemporaryDirectory(prefix="unfreeze-tune-", ignore_cleanup_errors=True) as folder,
     ):
         tuner = tune.Tuner(
