@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -17,7 +16,6 @@ from mlflow_runs import runs_by_key
 
 from unfreeze.config import Config, TrackingConfig
 from unfreeze.errors import SweepInterrupted
-from unfreeze.records import to_dict
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.gather import read_evidence
 from unfreeze.tracking.mirror import MlflowMirror
@@ -94,26 +92,6 @@ class TestTwice:
         assert sweep.tags["finetune.micro_batch_size"] == "8"
         assert "finetune.micro_batch_size" not in sweep.params
         assert "finetune.batch_size" in sweep.params
-
-    def test_one_model_version_per_digest(self, config, ledger, evidence):
-        for _ in range(2):
-            MlflowMirror(config, ledger, read_evidence).sync()
-        client = connect(config.uri)
-        (version,) = client.search_model_versions("name='unfreeze-demo'")
-        assert version.tags["unfreeze.sha256"] == evidence.final.export_sha256
-        assert version.description.startswith("timm.create_model('local-dir:")
-        other = dataclasses.replace(evidence.final, export_sha256="d" * 64)
-        ledger.write_json("final.json", to_dict(other))
-        ledger.write_bytes(other.export, b"other weights")
-        MlflowMirror(config, ledger, read_evidence).sync()
-        versions = {v.tags["unfreeze.sha256"]: v for v in client.search_model_versions("name='unfreeze-demo'")}
-        assert set(versions) == {"c" * 64, "d" * 64}
-        from mlflow.artifacts import download_artifacts
-
-        for digest, content in (("c" * 64, b"weights"), ("d" * 64, b"other weights")):
-            found = download_artifacts(versions[digest].source, tracking_uri=config.uri)
-            assert (Path(found) / "model.safetensors").read_bytes() == content
-            assert (Path(found) / "config.json").is_file()
 
     def test_killed_between_create_and_log(self, config, ledger, monkeypatch):
         monkeypatch.setattr(RunTree, "write", _killed_at("trial-00003", RunTree.write))

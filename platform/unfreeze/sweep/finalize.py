@@ -1,6 +1,7 @@
 """The sealed test, opened once for the chosen selection, and the exported model. Runs as a Ray task, like a worker."""
 
 import hashlib
+import io
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from unfreeze.data.sets.catalog import load_test, load_train_val
 from unfreeze.finetune.lora import merge_adapters
 from unfreeze.models.export import CONFIG, WEIGHTS, Exported, write_export
 from unfreeze.records import DataFacts, FinalResult, Recommendation, to_dict
+from unfreeze.report.card import EXAMPLE
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.probe import probe_head
 from unfreeze.sweep.restore import load_model, restore_trial
@@ -54,6 +56,9 @@ def finalize(config: Config, ledger: Ledger, recommendation: Recommendation, dat
         )
         exported = Exported.open(Path(folder), warm.device)
         files = {name: (Path(folder) / name).read_bytes() for name in (WEIGHTS, CONFIG)}
+    example = io.BytesIO()
+    val.original(0).save(example, format="PNG")
+    files[EXAMPLE] = example.getvalue()
     val_correct = exported.count_correct(val, batch_size=batch_size)
     test_correct = exported.count_correct(test, batch_size=batch_size)
     for name, content in files.items():

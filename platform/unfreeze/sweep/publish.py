@@ -1,6 +1,7 @@
 """The end of a sweep: figures and report to the ledger, and both to MLflow."""
 
 from unfreeze.records import Evidence
+from unfreeze.report.card import CARD, model_card
 from unfreeze.report.figures import render_all
 from unfreeze.report.page import html_report
 from unfreeze.storage.ledger import Ledger
@@ -8,6 +9,10 @@ from unfreeze.tracking.mirror import MlflowMirror
 
 
 def publish(evidence: Evidence, ledger: Ledger, mirror: MlflowMirror) -> None:
-    """Write ``report.html`` and hand the figures to the mirror; repeating it changes nothing."""
+    """Write ``report.html`` and the model's card and hand the figures to the mirror; repeating it changes nothing."""
     ledger.write_bytes("report.html", html_report(evidence).encode())
+    if evidence.final is not None:
+        exported = ledger.read_json(f"{evidence.final.export_folder}/config.json") or {}  # none in older ledgers
+        card = model_card(evidence, exported)
+        ledger.write_bytes(f"{evidence.final.export_folder}/{CARD}", card.encode())
     mirror.log_figures({f"{name}.svg": svg.encode() for name, svg in render_all(evidence).items()})

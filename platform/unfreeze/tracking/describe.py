@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from unfreeze.evidence.verdict import verdict
 from unfreeze.records import Evidence
 from unfreeze.report.answer import against_all, load_lines, recommendation_rows
+from unfreeze.report.markdown import code, plain, table
 
 EXPERIMENT = """\
 Sweeps that ask **which components of a pretrained Vision Transformer to unfreeze**, and whether *plasticity* \
@@ -15,7 +16,8 @@ predicts it ([Odonnat et al., ICML 2026](https://arxiv.org/abs/2602.06883)).
 - To compare trials: columns `best_val_accuracy`, `trainable_share`, `flops_share`, `seconds`, and the parameters \
 `train.ln1` … `train.fc2`, the share of each component's blocks that is trained.
 - A sweep's charts `verdict/…` and `correlation/…` have one point for each finished trial.
-- The full report is the sweep's artifact `report.html`; the model is registered as `unfreeze-SWEEP`.
+- The full report is the sweep's artifact `report.html`; the model is registered as `unfreeze-SWEEP`, its best \
+version on validation as `@champion`.
 """
 
 
@@ -29,35 +31,20 @@ def describe_sweep(evidence: Evidence, *, command: str) -> str:
     parts = [
         f"### {evidence.sweep}: what to unfreeze",
         f"{final} of {len(states)} trials begun have ended.",
-        _table([*recommendation_rows(evidence), *against_all(evidence)]),
-        f"**Does plasticity predict accuracy here?** {_plain(verdict(evidence.worths))}",
+        table([*recommendation_rows(evidence), *(against_all(evidence) if evidence.recommendation else ())]),
+        f"**Does plasticity predict accuracy here?** {plain(verdict(evidence.worths))}",
     ]
     if evidence.final is not None:
-        parts.append("**Load the model:**")
-        parts.append(_code(load_lines(evidence), "python"))
+        loading = [
+            "import mlflow",
+            f'model = mlflow.pyfunc.load_model("models:/unfreeze-{evidence.sweep}@champion")',
+            'model.predict([open("photo.jpg", "rb").read()])  # class, probability, probabilities',
+        ]
+        parts += ["**Load the model** from MLflow, or from the sweep's folder:", code("\n".join(loading), "python")]
+        parts.append(code(load_lines(evidence), "python"))
     again = "**Resume** by running the same command again; what finished is not run twice."
-    parts.append(again if not command else f"{again}\n\n{_code(command, 'sh')}")
+    parts.append(again if not command else f"{again}\n\n{code(command, 'sh')}")
     return "\n\n".join(parts)
-
-
-def _table(rows: list[tuple[str, str]]) -> str:
-    lines = ["| | |", "|---|---|", *(f"| {_cell(name)} | {_cell(value)} |" for name, value in rows)]
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return _plain(text).replace("|", "\\|")
-
-
-def _plain(text: str) -> str:
-    """As it stands: what Markdown would read as markup is escaped."""
-    for char in "\\`*_<[":
-        text = text.replace(char, f"\\{char}")
-    return text
-
-
-def _code(text: str, language: str) -> str:
-    return f"```{language}\n{text}\n```"
 
 
 def source_tags(source: Mapping[str, str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from unfreeze.config import TrackingConfig, redact
 from unfreeze.records import Evidence, TrialRecord, TrialState
 from unfreeze.storage.ledger import Ledger
 from unfreeze.tracking import view
+from unfreeze.tracking.registry import register
 from unfreeze.tracking.runs import SWEEP, RunTree
 from unfreeze.tracking.server import ExperimentDeletedError, check_reachable, connect, open_experiment
 from unfreeze.tracking.settling import Step, steps
@@ -48,7 +49,7 @@ class MlflowMirror:
         self._evidence: Evidence | None = None
         self._settling: list[Step] = []
         self._figures: dict[str, bytes] = {}
-        self._files_fail = False
+        self._files_fail = self._registry_fails = False
         self._files_due = 0.0
         self._lock = threading.Lock()  # one sync at a time
         self._wake = threading.Event()
@@ -197,6 +198,23 @@ class MlflowMirror:
                     self._ledger.url(""),
                 )
             self._files_fail = True
+            return
+        if self._evidence is not None and self._evidence.final is not None:
+            self._register(tree, self._evidence)
+
+    def _register(self, tree: RunTree, evidence: Evidence) -> None:
+        """A registry may be closed to those who may write runs, and an older server may know no logged models."""
+        try:
+            register(tree, self._ledger, evidence)
+        except Exception as error:  # the sweep is over, and the export is in the ledger
+            if not self._registry_fails:
+                _log.warning(
+                    "MLflow has the sweep, but its model cannot be registered from here: %s. It is in %s",
+                    _first_line(error),
+                    self._ledger.url("export"),
+                )
+                _log.debug("registering failed", exc_info=True)
+            self._registry_fails = True
 
     def _write_trials(self, tree: RunTree, settings: view.SweepSettings) -> list[TrialRecord]:
         """Write every trial in a final state; returns all. The settled ones are not even read again: a sweep may have

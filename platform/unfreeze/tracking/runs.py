@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput
+    from mlflow.entities import DatasetInput, LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
 
 SWEEP = "sweep"
 PREPASS = "pre-pass"
@@ -20,7 +21,7 @@ _SETTLED = "unfreeze.settled"  # finished trials that the sweep's run has a poin
 _PARENT = "mlflow.parentRunId"
 # `log_batch` takes 1,000 metrics, 100 params and 100 tags, and 1,000 in all.
 _METRICS_PER_BATCH, _OTHERS_PER_BATCH = 800, 100
-_MAX_PARAM, _MAX_TAG = 500, 4000
+_MAX_PARAM, _MAX_TAG, _MAX_DESCRIPTION = 500, 4000, 5000
 _RUNNING = "RUNNING"
 
 MetricRow = tuple[str, float, int, int]  # key, value, timestamp in ms, step: the same row twice is one row
@@ -165,8 +166,8 @@ class RunTree:
             self._client.set_terminated(run.run_id, status=status, end_time=end_ms)
         run.status = status
 
-    def is_registered(self, name: str, digest: str) -> bool:
-        """Whether a version of the registered model has this digest; creates the model without versions if need be."""
+    def registered_version(self, name: str, digest: str) -> str | None:
+        """The version of the registered model with this digest; creates the model without versions if need be."""
         from mlflow.exceptions import MlflowException
         from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
@@ -178,24 +179,72 @@ class RunTree:
         token = None
         while True:
             page = self._client.search_model_versions(f"name='{name}'", page_token=token)
-            if any(version.tags.get(_SHA256) == digest for version in page):
-                return True
+            for version in page:
+                if version.tags.get(_SHA256) == digest:
+                    return str(version.version)
             token = page.token
             if not token:
-                return False
+                return None
 
-    def register(self, name: str, *, folder: str, digest: str, tags: Mapping[str, str], description: str) -> None:
-        """Make a folder of the sweep run's artifacts the next version of the registered model."""
-        run_id = self._runs[SWEEP].run_id
-        # A server accepts a `runs:/` source only together with that run's id.
-        self._client.create_model_version(
-            name,
-            f"runs:/{run_id}/{folder}",
-            run_id=run_id,
+    @property
+    def sweep_run_id(self) -> str:
+        return self._runs[SWEEP].run_id
+
+    def find_or_create_model(
+        self, name: str, digest: str, *, params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> "LoggedModel":
+        """The logged model of this digest: one whose upload broke off is taken up again."""
+        query = f"tags.`{_SHA256}` = '{digest}' AND source_run_id = '{self.sweep_run_id}'"
+        found = self._client.search_logged_models([self._experiment_id], filter_string=query)
+        if found:
+            return found[0]
+        return self._client.create_logged_model(
+            self._experiment_id,
+            name=name,
+            source_run_id=self.sweep_run_id,
             tags={**tags, _SHA256: digest},
-            description=description,
-            await_creation_for=0,
+            params=dict(params),
+            model_type="image-classification",
         )
+
+    def finish_model(
+        self, model: "LoggedModel", folder: Path, metrics: Sequence[tuple[MetricRow, tuple[str, str]]]
+    ) -> None:
+        """Upload a logged model's folder and link it to the sweep's run. ``metrics``: each with its data set's name
+        and digest."""
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+
+        self._client.log_model_artifacts(model.model_id, str(folder))
+        rows = [
+            Metric(*row, model_id=model.model_id, dataset_name=name, dataset_digest=digest, run_id=self.sweep_run_id)
+            for row, (name, digest) in metrics
+        ]
+        self._client.log_batch(self.sweep_run_id, metrics=rows)
+        self._client.log_outputs(self.sweep_run_id, [LoggedModelOutput(model.model_id, step=0)])
+        if model.status != LoggedModelStatus.READY:
+            self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+    def add_version(
+        self, name: str, model: "LoggedModel", *, digest: str, tags: Mapping[str, str], description: str
+    ) -> str:
+        """Make a logged model the next version of a registered model; returns its number."""
+        version = self._client.create_model_version(
+            name,
+            model.artifact_location,  # of a `models:/` address a database asks the process's MLflow, not this client's
+            run_id=self.sweep_run_id,
+            tags={**tags, _SHA256: digest},
+            description=_cut(description, _MAX_DESCRIPTION),
+            await_creation_for=0,
+            model_id=model.model_id,
+        )
+        return str(version.version)
+
+    def version_called(self, name: str, alias: str) -> "ModelVersion | None":
+        registered = self._client.get_registered_model(name)
+        return self._client.get_model_version_by_alias(name, alias) if alias in registered.aliases else None
+
+    def call_version(self, name: str, alias: str, version: str) -> None:
+        self._client.set_registered_model_alias(name, alias, version)
 
 
 def _cut(value: str, limit: int) -> str:

@@ -88,6 +88,7 @@ def connect(uri: str) -> "MlflowClient":
     for name in ("mlflow", "alembic"):  # the variable above comes too late where someone imported MLflow before
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # that an environment of uv's has no pip
     path = sqlite_path(uri)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,6 @@ from unfreeze.records import (
     COMPONENTS,
     DataFacts,
     Evidence,
-    FinalResult,
     ModelFacts,
     PlasticityTable,
     TrialRecord,
@@ -241,7 +240,7 @@ def write_files(
     """Everything that goes to the artifact store, which the server may reach and this machine not: so it comes last."""
     tree.upload(SWEEP, "config.json", json.dumps(settings.config, indent=1).encode())
     tree.upload(SWEEP, "environment.json", json.dumps(settings.environment, indent=1).encode())
-    plasticity, final = ledger.read_json("plasticity.json"), ledger.read_json("final.json")
+    plasticity = ledger.read_json("plasticity.json")
     if plasticity is not None:
         tree.upload(PREPASS, "plasticity.json", json.dumps(plasticity, indent=1).encode())
     for name, content in ({} if evidence is None else evidence_tables(evidence)).items():
@@ -252,30 +251,6 @@ def write_files(
         tree.upload(SWEEP, "figures/settling.png", draw_settling(settling))
     with contextlib.suppress(KeyError):  # not written yet
         tree.upload(SWEEP, "report.html", ledger.read_bytes("report.html"))
-    if final is not None:
-        register(tree, ledger, final_result_from_dict(final))
-
-
-def register(tree: RunTree, ledger: Ledger, final: FinalResult) -> None:
-    """Upload the exported model and make it a version of the model ``unfreeze-<sweep>``, once for each digest."""
-    name = f"unfreeze-{ledger.sweep}"
-    if tree.is_registered(name, final.export_sha256):
-        return
-    folder = f"model/{final.export_sha256[:12]}"  # a version's files are never overwritten by the next one's
-    for file in ("model.safetensors", "config.json"):
-        tree.upload(SWEEP, f"{folder}/{file}", ledger.read_bytes(f"{final.export_folder}/{file}"))
-    tree.register(
-        name,
-        folder=folder,
-        digest=final.export_sha256,
-        tags={
-            "unfreeze.selection": final.selection,
-            "unfreeze.trial": final.trial_id,
-            "unfreeze.test_accuracy": f"{final.test_accuracy:.4f}",
-            "unfreeze.select_on": final.select_on,
-        },
-        description="timm.create_model('local-dir:FOLDER', pretrained=True), FOLDER being where these files lie",
-    )
 
 
 def _component_metrics(table: PlasticityTable, stamp: int) -> list[MetricRow]:
