@@ -31,6 +31,7 @@ from unfreeze.storage.lease import hold
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.environment import describe_environment
 from unfreeze.sweep.gather import read_evidence
+from unfreeze.sweep.metrics import SweepMetrics
 from unfreeze.sweep.prepass import pre_pass
 from unfreeze.sweep.progress import ProgressLine
 from unfreeze.sweep.publish import publish
@@ -90,7 +91,7 @@ def find_answer(config: Config, ledger: Ledger, watch: ClusterWatch) -> None:
         ledger.write_json("environment.json", describe_environment())
         if not search.is_complete:
             callbacks = [ProgressLine(search, [mirror.notify, study.notify]), watch]
-            run_trials(config, ledger, search, callbacks, num_slots=num_slots, data=data)
+            run_trials(config, ledger, search, mirror, callbacks, num_slots=num_slots, data=data)
         open_test(config, ledger, data)
 
 
@@ -142,6 +143,7 @@ def run_trials(
     config: Config,
     ledger: Ledger,
     search: PlannedSearch,
+    mirror: MlflowMirror,
     callbacks: list[tune.Callback],
     *,
     num_slots: int,
@@ -181,7 +183,7 @@ def run_trials(
                 name=config.sweep.name,
                 storage_path=folder,
                 verbose=0,
-                callbacks=[*callbacks, pool],
+                callbacks=[*callbacks, pool, SweepMetrics(search, ledger, board, mirror)],
             ),
         )
         tuner.fit()

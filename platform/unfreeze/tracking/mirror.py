@@ -71,6 +71,11 @@ class MlflowMirror:
         broken = kind is not None and issubclass(kind, Exception)  # an interrupt is none, and was asked for
         self.close("FINISHED" if kind is None else "FAILED" if broken else "KILLED")
 
+    @property
+    def num_settled(self) -> int | None:
+        """Trials that MLflow has with an outcome that no attempt will change; None: there is no MLflow."""
+        return None if self._config.uri is None else len(self._settled)
+
     def notify(self) -> None:
         """The ledger has changed: sync soon. Returns at once."""
         self._wake.set()
