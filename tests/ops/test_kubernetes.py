@@ -184,7 +184,7 @@ def test_the_sweep_asks_for_what_its_workers_have(name: str) -> None:
     """Its command is accepted, every worker is a whole number of slots, and there are as many trials in flight."""
     config = sweep_config(name)
     (group,) = only(render(name), "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    (worker,) = group["template"]["spec"]["containers"]
+    worker = group["template"]["spec"]["containers"][0]
     cpus, gpus = (float(worker["resources"]["limits"].get(key, 0)) for key in ("cpu", "nvidia.com/gpu"))
     assert config.cluster.gpus == gpus
     assert config.cluster.gpus_per_worker != "auto"
@@ -206,7 +206,7 @@ def test_a_worker_holds_what_its_sweep_may_keep(name: str) -> None:
     (home,) = (v["emptyDir"]["sizeLimit"] for v in spec["volumes"] if v["name"] == "home")
     assert data.cache_gib * 2**30 <= to_bytes(home)
     mounted = {m["name"]: m["mountPath"] for m in spec["containers"][0]["volumeMounts"]}
-    assert mounted == {"home": "/home/unfreeze", "tmp": "/tmp"}
+    assert mounted == {"home": "/home/unfreeze", "tmp": "/tmp", "ray-logs": "/tmp/ray"}
 
 
 def test_the_documented_database_is_opened_by_what_is_locked() -> None:
