@@ -385,6 +385,7 @@ class Evidence:
     contenders: tuple[Contender, ...] = ()  # most promising first; empty where the model did not search
     worths: tuple[ScoreWorth, ...] = ()  # of each mode and rival score
     cautions: tuple[str, ...] = ()  # what the sweep is too small to tell
+    importances: dict[str, float] = field(default_factory=dict)  # parameter of the space → share, the largest first
     num_tested: int = 0  # trials that search.select_on=test evaluated on the test images, now or in an earlier run
 
     @property

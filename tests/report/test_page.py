@@ -33,6 +33,18 @@ def test_terminal_report(evidence):
     assert max(map(len, text.replace(load_lines(evidence), "").splitlines())) <= 100
 
 
+def test_what_told_the_best_from_the_others(evidence):
+    assert "PED-ANOVA" not in terminal_report(evidence) + prose(html_report(evidence))
+    shares = {"learning_rate": 0.6, "mha": 0.3, **{f"fc1@{block}": 0.01 for block in range(10)}}
+    told = dataclasses.replace(evidence, importances=shares)
+    text, page = terminal_report(told), prose(html_report(told))
+    assert cells(text, "learning_rate") == [["60%"]]
+    assert "Importance of each parameter" in text
+    assert "fc1@7" in text
+    assert "fc1@8" not in text.split("PED-ANOVA")[1].split("as description")[0]
+    assert page.index("PED-ANOVA") < page.index("learning_rate</td>") < page.index("60%")
+
+
 def prose(page: str) -> str:
     """A page without its scripts."""
     return re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)

@@ -14,6 +14,9 @@ SETTLED = 0.9  # probability from which a choice is called settled
 WORTH_HEADINGS = ("score", "points of accuracy [95 %]", "P(β > 0)", "p", "Bayes factor")
 WORTH_TITLE = "What one standard deviation more of each score is worth, size held fixed"
 TRIAL_HEADINGS = ("selection", "state", "val. accuracy", "learning rate", "seed", "trainable", "origin")
+IMPORTANCE_HEADINGS = ("parameter", "share of what told the best third of the trials from the rest (PED-ANOVA)")
+IMPORTANCE_TITLE = "Importance of each parameter"
+_MOST_PARAMETERS = 10
 _NEAR_END = 1.2  # times an end of the range of learning rates is still at that end
 
 
@@ -124,6 +127,11 @@ def worth_row(found: ScoreWorth) -> tuple[str, ...]:
         f"{worth.p:.3f}",
         f"{worth.bayes_factor:.2g}",
     )
+
+
+def importance_rows(evidence: Evidence) -> list[tuple[str, str]]:
+    """The cells of `IMPORTANCE_HEADINGS`, ten rows at most."""
+    return [(name, f"{share:.0%}") for name, share in list(evidence.importances.items())[:_MOST_PARAMETERS]]
 
 
 def best_trials(evidence: Evidence) -> list[TrialRecord]:

@@ -9,11 +9,14 @@ from unfreeze.evidence.power import settling
 from unfreeze.evidence.verdict import headline, verdict, word_of
 from unfreeze.records import Evidence, TrialRecord, TrialState, to_dict
 from unfreeze.report.answer import (
+    IMPORTANCE_HEADINGS,
+    IMPORTANCE_TITLE,
     TRIAL_HEADINGS,
     WORTH_HEADINGS,
     WORTH_TITLE,
     best_trials,
     correlation_row,
+    importance_rows,
     load_lines,
     recommendation_rows,
     seal_line,
@@ -50,6 +53,8 @@ def terminal_report(evidence: Evidence) -> str:
         console.print(f"{line}\n", markup=False)
     if evidence.worths:
         console.print(make_table(WORTH_TITLE, WORTH_HEADINGS, [worth_row(worth) for worth in evidence.worths]))
+    if shares := importance_rows(evidence):
+        console.print(make_table(IMPORTANCE_TITLE, IMPORTANCE_HEADINGS, shares))
     headings = ("over", "mode", "n", "Spearman", "Kendall")
     rows = [correlation_row(correlation) for correlation in evidence.correlations]
     console.print(make_table("Plasticity and accuracy, as description", headings, rows))
@@ -84,6 +89,9 @@ def html_report(evidence: Evidence) -> str:
         settling=settling(evidence.worths),
         worth_headings=WORTH_HEADINGS,
         worths=[worth_row(worth) for worth in evidence.worths],
+        importance_headings=IMPORTANCE_HEADINGS,
+        importance_title=IMPORTANCE_TITLE,
+        importances=importance_rows(evidence),
         correlations=[(*correlation_row(c), c.held_fixed) for c in evidence.correlations],
         first_chart=first,
         worth_chart=next((chart for chart in charts if chart.name == _WORTH), None),

@@ -23,6 +23,7 @@ from unfreeze.records import (
     plasticity_table_from_dict,
 )
 from unfreeze.report.caution import cautions
+from unfreeze.search.importance import importances
 from unfreeze.search.learned import read_learned
 from unfreeze.search.standing import stand
 from unfreeze.storage.ledger import Ledger
@@ -54,7 +55,9 @@ def read_evidence(ledger: Ledger, records: Sequence[TrialRecord] | None = None) 
     understood = _understood(config)
     contenders: tuple[Contender, ...] = ()
     small: tuple[str, ...] = ()
+    shares: dict[str, float] = {}
     if understood is not None:
+        shares = importances(understood, model, trials)
         small = tuple(cautions(understood, num_train=data.num_train, num_val=data.num_val))
         with contextlib.suppress(np.linalg.LinAlgError):  # a fit that breaks down: the report says what else there is
             contenders = stand(understood, model, plasticity, trials, read_learned(understood, ledger))
@@ -73,6 +76,7 @@ def read_evidence(ledger: Ledger, records: Sequence[TrialRecord] | None = None) 
         contenders=contenders,
         worths=weigh_scores(plasticity, trials, model),
         cautions=small,
+        importances=shares,
         num_tested=len(opened),
     )
 
