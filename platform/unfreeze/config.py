@@ -126,7 +126,9 @@ class ModelConfig:
     __pydantic_config__ = _STRICT
     name: str = option("unfreeze_tiny", "any timm Vision Transformer")
     weights: str | None = option(
-        None, ".safetensors or .pth file, local or s3://; random: untrained ones; null: those timm knows for `name`"
+        None,
+        ".safetensors, .pth or JAX's .npz file, local or s3://; random: untrained ones; null: those timm knows for "
+        "`name`",
     )
     resample_patches: bool = option(
         False, "weights of another patch size are resampled to the model's; false: they are refused"

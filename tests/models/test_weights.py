@@ -164,7 +164,7 @@ def archive_of(folder: Path, name: str, content: bytes = b"") -> bytes:
         (b"\x1f\x8b\x08\x00" + b"0" * 600, "a compressed archive"),
         (b"no weights", r"neither a safetensors file nor a PyTorch checkpoint: it begins with b'no weights'"),
         ((1000).to_bytes(8, "little") + b'{"a": 1', "ends within its header"),
-        ("npz", "a NumPy archive"),
+        ("npz", "holds 1 tensor, a; these do not fit VisionTransformer: missing cls_token"),
         ("zip", "a ZIP archive of weights.bin"),
         ("cut", "cut short or damaged"),
         ("pickle", "objects"),
@@ -286,3 +286,100 @@ def test_models_of_transformers_compute_the_same_here(
         if kind == "Beit":  # timm's norm comes after the average over tokens
             found = torch.nn.functional.layer_norm(found, (32,), ours.fc_norm.weight, ours.fc_norm.bias, 1e-6)  # type: ignore[union-attr]
     assert torch.allclose(found, expected, atol=1e-4), (found - expected).abs().max()
+
+
+# --- other frameworks and families ------------------------------------------------------------------------------------
+
+
+def as_jax_has_it(prefix: str = "", *, mlp: str = "MlpBlock_3", second: str = "LayerNorm_2") -> dict[str, np.ndarray]:
+    """Random arrays under the names and in the shapes of Google's archives: 2 blocks, 2 heads of 16."""
+    rng = np.random.default_rng(5)
+    shapes: dict[str, tuple[int, ...]] = {"cls": (1, 1, 32), "embedding/kernel": (8, 8, 3, 32), "embedding/bias": (32,)}
+    position = "pos_embedding" if prefix.startswith("params/") else "Transformer/posembed_input/pos_embedding"
+    shapes |= {position: (1, 17, 32), "Transformer/encoder_norm/scale": (32,), "Transformer/encoder_norm/bias": (32,)}
+    attention = "MultiHeadDotProductAttention_1" if mlp == "MlpBlock_3" else "MultiHeadDotProductAttention_0"
+    for block in range(2):
+        own = f"Transformer/encoderblock_{block}"
+        for norm in ("LayerNorm_0", second):
+            shapes |= {f"{own}/{norm}/scale": (32,), f"{own}/{norm}/bias": (32,)}
+        for part in ("query", "key", "value"):
+            shapes |= {f"{own}/{attention}/{part}/kernel": (32, 2, 16), f"{own}/{attention}/{part}/bias": (2, 16)}
+        shapes |= {f"{own}/{attention}/out/kernel": (2, 16, 32), f"{own}/{attention}/out/bias": (32,)}
+        shapes |= {f"{own}/{mlp}/Dense_0/kernel": (32, 128), f"{own}/{mlp}/Dense_0/bias": (128,)}
+        shapes |= {f"{own}/{mlp}/Dense_1/kernel": (128, 32), f"{own}/{mlp}/Dense_1/bias": (32,)}
+    shapes |= {"head/kernel": (32, 7), "head/bias": (7,)}
+    return {f"{prefix}{name}": rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        as_jax_has_it() | {"pre_logits/kernel": np.zeros((32, 32), np.float32)},  # google/vit…-in21k
+        as_jax_has_it("opt/target/"),
+        as_jax_has_it("params/", mlp="MlpBlock_0", second="LayerNorm_1"),  # big_vision
+    ],
+    ids=["in21k", "training state", "big_vision"],
+)
+def test_googles_archives_are_read_as_timm_reads_them(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "vit.npz"
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    reference = timm.create_model(VIT, num_classes=7, img_size=32, **SMALL)
+    reference.load_pretrained(str(path))
+    assert_loaded(build(tmp_path, path), reference.state_dict())
+
+
+def test_an_archive_in_bfloat16_and_one_of_another_model(tmp_path: Path) -> None:
+    arrays = as_jax_has_it()
+    halves = {name: torch.from_numpy(array).bfloat16() for name, array in arrays.items()}
+    raw = {name: value.view(torch.int16).numpy().view("V2") for name, value in halves.items()}
+    np.savez(tmp_path / "half.npz", **raw)  # type: ignore[arg-type]
+    np.savez(tmp_path / "whole.npz", **{name: value.float().numpy() for name, value in halves.items()})  # type: ignore[arg-type]
+    assert_loaded(build(tmp_path, tmp_path / "half.npz"), build(tmp_path, tmp_path / "whole.npz").module.state_dict())
+    np.savez(tmp_path / "hybrid.npz", **arrays, **{"conv_root/kernel": np.zeros((7, 7, 3, 64))})  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"holds 41 tensors, .*conv_root/kernel is no part of a Vision Transformer"):
+        build(tmp_path, tmp_path / "hybrid.npz")
+
+
+def dinov3_as_transformers_has_it(tensors: dict[str, Tensor], *, bias: float) -> dict[str, Tensor]:
+    """A DINOv3 of timm's under Hugging Face's names, with its mask token and the biases of query and value."""
+    names = {
+        "patch_embed.proj": "embeddings.patch_embeddings",
+        "cls_token": "embeddings.cls_token",
+        "reg_token": "embeddings.register_tokens",
+        "attn.proj": "attention.o_proj",
+        "attn.q_bias": "attention.q_proj.bias",
+        "attn.v_bias": "attention.v_proj.bias",
+        "gamma_1": "layer_scale1.lambda1",
+        "gamma_2": "layer_scale2.lambda1",
+        "mlp.fc1_g": "mlp.gate_proj",
+        "mlp.fc1_x": "mlp.up_proj",
+        "mlp.fc1": "mlp.up_proj",
+        "mlp.fc2": "mlp.down_proj",
+    }
+    found = {"embeddings.mask_token": torch.zeros(1, 1, 32)}
+    for name, value in tensors.items():
+        if name.endswith("qkv.weight"):
+            for part, own in zip("qkv", value.chunk(3), strict=True):
+                found[name.replace("attn.qkv", f"attention.{part}_proj")] = own.clone()
+            for part in "qv":
+                found.setdefault(
+                    name.replace("attn.qkv.weight", f"attention.{part}_proj.bias"), torch.full((32,), bias)
+                )
+            continue
+        for ours, theirs in names.items():
+            name = re.sub(rf"(^|\.){re.escape(ours)}(\.|$)", rf"\1{theirs}\2", name)
+        found[name] = value
+    return {re.sub(r"^blocks\.", "layer.", name): value for name, value in found.items() if "head" not in name}
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3_qkvb"])
+def test_dinov3_as_hugging_face_has_it(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = tensors_of(name)
+    tensors |= {key: torch.randn_like(value) for key, value in tensors.items() if value.ndim < 2}
+    path = saved(tmp_path, dinov3_as_transformers_has_it(tensors, bias=0.0), "model.safetensors")
+    assert_loaded(build(tmp_path, path, name), tensors)
+    assert not capsys.readouterr().out
+    if not name.endswith("qkvb"):
+        path = saved(tmp_path, dinov3_as_transformers_has_it(tensors, bias=0.5), "biased.safetensors")
+        with pytest.raises(ModelError, match=r"query and value are not 0; choose the model\.name with _qkvb"):
+            build(tmp_path, path, name)

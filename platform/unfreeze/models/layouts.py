@@ -5,15 +5,15 @@ the prefix that all others share.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from unfreeze.errors import ModelError
+from unfreeze.models.jax import ANCHOR, from_jax
 from unfreeze.models.weightfile import note
 
-_TIMM, _TRANSFORMERS = "blocks.0.norm1.weight", "encoder.layer.0.attention.output.dense.weight"
 _AVERAGED = ("teacher", "ema", "model_ema")  # which of several models in one file is meant
 
 # Hugging Face's ViT, DeiT, DINOv2 (with registers) and BEiT → timm's names; whole names, {} the block's number.
@@ -47,6 +47,17 @@ _RENAMED = (
     ("layernorm", "norm"),
     ("pooler.layernorm", "fc_norm"),
 )
+# Hugging Face's DINOv3 → Meta's names, as patterns.
+_DINOV3 = (
+    (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
+    (r"^embeddings\.register_tokens$", "storage_tokens"),
+    (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),
+    (r"^layer\.(\d+)\.attention\.o_proj\.", r"blocks.\1.attn.proj."),
+    (r"^layer\.(\d+)\.layer_scale([12])\.lambda1$", r"blocks.\1.ls\2.gamma"),
+    (r"^layer\.(\d+)\.", r"blocks.\1."),
+)
+_PLAIN = ((r"\.mlp\.up_proj\.", ".mlp.fc1."), (r"\.mlp\.down_proj\.", ".mlp.fc2."))
+_GATED = ((r"\.mlp\.gate_proj\.", ".mlp.w1."), (r"\.mlp\.up_proj\.", ".mlp.w2."), (r"\.mlp\.down_proj\.", ".mlp.w3."))
 # Of pretraining, or computed anew: not part of what classifies.
 _UNUSED = re.compile(r"(embeddings\.mask_token|pooler\.dense\.|lm_head\.|decoder\.|.*relative_position_index$)")
 # LayerScale's parameter, and the norm before the head or, of a model that averages its tokens, after the average.
@@ -61,12 +72,11 @@ def to_timm(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tenso
     Raises:
         ModelError: there are several models in the file.
     """
-    for anchor, translate in ((_TIMM, None), (_TRANSFORMERS, _from_transformers)):
-        prefixes = [name.removesuffix(anchor) for name in tensors if name == anchor or name.endswith(f".{anchor}")]
+    for anchor, translate in _LAYOUTS:
+        prefixes = [name[: match.start(1)] for name in tensors if (match := re.search(rf"(?:^|[./])({anchor})$", name))]
         if prefixes:
             own = _without_prefix(tensors, _choose(prefixes))
-            named = own if translate is None else translate(own, module)
-            return _own_synonyms(named, module, _LAYER_SCALES)
+            return _own_synonyms(translate(own, module), module, _LAYER_SCALES)
     return dict(tensors)  # timm knows some more
 
 
@@ -138,3 +148,46 @@ def _own_synonyms(
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _from_jax(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    note("names and shapes of Google's JAX models are read as timm's")
+    return from_jax(tensors)
+
+
+def _from_dinov3(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Hugging Face's DINOv3 under the names of Meta's own files, which timm translates.
+
+    Raises:
+        ModelError: its biases of query and value are not 0, and the model has none.
+    """
+    found: dict[str, Tensor] = {}
+    gated = "layer.0.mlp.gate_proj.weight" in tensors
+    renamed = (*_DINOV3, *(_GATED if gated else _PLAIN))
+    parts: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if (match := re.fullmatch(r"layer\.(\d+)\.attention\.([qkv])_proj\.(weight|bias)", name)) is not None:
+            parts.setdefault((match[1], match[3]), {})[match[2]] = value
+        elif not name.startswith("rope_embeddings."):
+            for pattern, own in renamed:
+                name = re.sub(pattern, own, name)
+            found[name] = value
+    has_biases = any(name.endswith("attn.q_bias") for name, _ in module.named_parameters())
+    for (block, kind), own in parts.items():
+        if kind == "bias" and not has_biases:
+            if any(bool(value.any()) for value in own.values()):
+                raise ModelError("its biases of query and value are not 0; choose the model.name with _qkvb")
+            continue
+        own = {"k": torch.zeros_like(own["q"]), **own}  # keys have no bias
+        found[f"blocks.{block}.attn.qkv.{kind}"] = torch.cat([own[part] for part in "qkv"])
+    note("names of Hugging Face's DINOv3 are read as timm's")
+    return found
+
+
+# A tensor that each has, as a pattern → how its names become timm's, or those that timm knows.
+_LAYOUTS: tuple[tuple[str, Callable[[Mapping[str, Tensor], nn.Module], dict[str, Tensor]]], ...] = (
+    (r"blocks\.0\.norm1\.weight", lambda tensors, _: dict(tensors)),
+    (r"encoder\.layer\.0\.attention\.output\.dense\.weight", _from_transformers),
+    (r"layer\.0\.attention\.o_proj\.weight", _from_dinov3),
+    (re.escape(ANCHOR), _from_jax),
+)

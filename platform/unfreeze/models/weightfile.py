@@ -1,4 +1,5 @@
-"""Files of weights, known by content, whatever they are called: safetensors, PyTorch checkpoints, shards of either."""
+"""Files of weights, known by content, whatever they are called: safetensors, PyTorch checkpoints, shards of either,
+NumPy archives."""
 
 import argparse
 import functools
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
@@ -52,6 +54,8 @@ def _read_one(path: Path) -> dict[str, Any]:
     kind = _kind(path)
     if kind == "index":
         raise ModelError(f"{path} is an index of shards that is itself named as a shard")
+    if kind == "numpy":
+        return _load_numpy(path)
     try:
         # Not by safetensors' own mapping: its errors do not say what was wrong with the file's length.
         loaded = load_safetensors(path.read_bytes()) if kind == "safetensors" else _load_checkpoint(path)
@@ -62,7 +66,7 @@ def _read_one(path: Path) -> dict[str, Any]:
     return _unwrap(path, loaded)
 
 
-def _kind(path: Path) -> Literal["safetensors", "index", "checkpoint"]:
+def _kind(path: Path) -> Literal["safetensors", "index", "checkpoint", "numpy"]:
     """By the first bytes. Raises `ModelError` for all else that ends up in the place of weights."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -84,7 +88,7 @@ def _kind(path: Path) -> Literal["safetensors", "index", "checkpoint"]:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if any(name.endswith(".npy") for name in names):
-            raise ModelError(f"{path} is a NumPy archive, as JAX models are published; give it as safetensors or .pth")
+            return "numpy"
         if any("/code/" in name for name in names):
             raise ModelError(f"{path} is a TorchScript program; save the state_dict() of its model instead")
         if any(name.endswith("/data.pkl") for name in names):
@@ -98,6 +102,25 @@ def _kind(path: Path) -> Literal["safetensors", "index", "checkpoint"]:
         f"{path} is neither a safetensors file nor a PyTorch checkpoint: it begins with {start[:16]!r}; was it cut "
         f"short?"
     )
+
+
+def _load_numpy(path: Path) -> dict[str, Any]:
+    """The arrays of an .npz archive, as JAX models are published; bfloat16, which NumPy has no type for, as that."""
+    try:
+        with np.load(path) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path} is a NumPy archive that cannot be read ({error}); fetch it anew") from error
+    is_bfloat16 = {name: array.dtype.kind == "V" and array.dtype.itemsize == 2 for name, array in arrays.items()}
+    odd = [name for name, array in arrays.items() if array.dtype.kind not in "fiub" and not is_bfloat16[name]]
+    if odd:
+        raise ModelError(f"{path} is a NumPy archive whose {odd[0]} is {arrays[odd[0]].dtype}, no numbers")
+    return {
+        name: torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        if is_bfloat16[name]
+        else torch.from_numpy(array)
+        for name, array in arrays.items()
+    }
 
 
 def _json_kind(path: Path) -> Literal["index"]:
