@@ -76,7 +76,7 @@ def _launch(action: Callable[["Config"], None], experiment: str | None) -> None:
         from unfreeze.load import load_config
 
         with _exit_codes():
-            action(load_config(raw, problems))
+            action(load_config(raw, problems, typed=_names(given)))
 
     main()
 
@@ -135,4 +135,10 @@ def recompose(experiment: str, *overrides: str) -> "Config":
     from unfreeze.load import load_config
 
     given = [text for text in HydraConfig.get().overrides.task if not text.startswith("experiment=")]
-    return load_config(hydra.compose("config", overrides=[f"experiment={experiment}", *given, *overrides]))
+    composed = hydra.compose("config", overrides=[f"experiment={experiment}", *given, *overrides])
+    return load_config(composed, typed=_names(given))
+
+
+def _names(given: list[str]) -> set[str]:
+    """The options that arguments set."""
+    return {argument.lstrip("+~").partition("=")[0] for argument in given}

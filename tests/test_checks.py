@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from configuring import problems_of
 
+from unfreeze.errors import ConfigError
 from unfreeze.load import load_config
 
 
@@ -49,6 +50,7 @@ def test_a_batch_holds_whole_groups(batch_size: int, cross: int, sound: bool) ->
         assert line.strip() == expected
 
 
+GRID = {"space": "grid", "selections": ["mha"], "learning_rates": [0.1], "seeds": [0]}
 UNREAD = {
     "data.path": ({"data": {"path": "/birds"}}, r"did you mean data=folder\?"),
     "data.train": ({"data": {"train": "/birds"}}, r"did you mean data=folder\?"),
@@ -59,7 +61,7 @@ UNREAD = {
     "data.severity": ({"data": {"severity": 3}}, "set data.corruption"),
     "data.val_share": (
         {"data": {"name": "folder", "path": "p", "source_path": "s", "val": "/v", "val_share": 0.3}},
-        "data.val holds the validation images",
+        "there are validation images already",
     ),
     "data.subset": ({"data": {"subset": "balanced"}}, "set data.max_train_images or"),
     "data.max_decoded_gib": ({"data": {"loading": "memory", "max_decoded_gib": 1.0}}, "data.loading=memory decides"),
@@ -70,6 +72,15 @@ UNREAD = {
     "finetune.epochs": ({"finetune": {"steps": 5, "epochs": 3.0}}, "finetune.steps=5 decides"),
     "finetune.warmup_share": ({"finetune": {"steps": 5, "warmup_steps": 2, "warmup_share": 0.5}}, "warmup_steps=2"),
     "finetune.lora_alpha": ({"finetune": {"lora_alpha": 8.0}}, "no selection has adapters"),
+    "data.crop_share": ({"data": {"crop_share": 0.5}}, "nothing is cropped"),
+    "data.exif": ({"data": {"exif": "apply"}}, "no files that a camera wrote"),
+    "data.test_share": ({"data": {"name": "cifar10", "source_path": "s", "test_share": 0.3}}, "test images already"),
+    "model.resample_patches": ({"model": {"resample_patches": True}}, "set model.weights"),
+    "finetune.warmup_from_zero": ({"finetune": {"warmup_share": 0.0, "warmup_from_zero": True}}, "no warm-up"),
+    "search.num_trials": ({"search": {**GRID, "num_trials": 5}}, "search=grid tries what it lists"),
+    "search.max_flops_share": ({"search": {**GRID, "max_flops_share": 0.5}}, "search=grid tries what it lists"),
+    "search.settle": ({"search": {"sampler": "tpe", "settle": 0.5}}, "search.sampler=model"),
+    "search.confirm_seeds": ({"search": {"confirm_top": 0, "confirm_seeds": 5}}, "set search.confirm_top"),
     "search.grace_reports": ({"search": {"grace_reports": 1}}, "search.early_stopping=true"),
     "search.learn_from": ({"search": {"learn_from": ["one"], "sampler": "tpe"}}, "search.sampler=model"),
 }
@@ -93,7 +104,19 @@ def test_an_option_that_nothing_reads_is_named_with_the_cure(option: str) -> Non
         {"plasticity": {"score_images": 10}, "search": {"prior": {"score": "fisher"}}},
         {"finetune": {"lora_alpha": 8.0}, "trial": {"selection": "mha:lora(4)"}},
         {"search": {"grace_reports": 1, "early_stopping": True}},
+        {"search": {**GRID, "concurrency": 3, "select_on": "test", "prior": {"score": "uniform"}}},
+        {"data": {"exif": "apply", "source_path": "/photographs"}},
     ],
 )
 def test_an_option_that_is_read_may_be_set(raw: dict[str, Any]) -> None:
     load_config(raw)
+
+
+def test_what_an_experiment_sets_for_another_search_may_stay() -> None:
+    """`experiment=demo search=grid`: the number of trials is for the demo's search. A limit would be passed over."""
+    raw = {"search": {**GRID, "num_trials": 5, "learning_rate_low": 0.01}}
+    assert load_config(raw, typed=("search",)).search.num_trials == 5
+    with pytest.raises(ConfigError, match=r"search\.num_trials=5 is read by nothing"):
+        load_config(raw, typed=("search", "search.num_trials"))
+    with pytest.raises(ConfigError, match=r"search\.max_flops_share=0\.5 is read by nothing"):
+        load_config({"search": {**GRID, "max_flops_share": 0.5}}, typed=())

@@ -117,7 +117,7 @@ def test_data_without_a_source_domain_says_so(choice: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_loads_and_yields_to_the_command_line(name: str) -> None:
-    config = load_config(composed(f"experiment={name}", "sweep.name=mine"))
+    config = load_config(composed(f"experiment={name}", "sweep.name=mine"), typed={"sweep.name"})
     assert config.sweep.name == "mine"
     assert changed_keys(config_to_dict(load_config(composed())), config_to_dict(config)) != []
 

@@ -1,11 +1,14 @@
 """Options that are each right and contradict each other, within a section or between two."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
 from typing import get_args
 
 from unfreeze.config import Config, DataConfig, FinetuneConfig, RivalScore, SearchConfig
 
 _DEFAULT = Config()
+_READ_BY_A_GRID = ("space", "selections", "learning_rates", "seeds", "select_on", "concurrency", "prior", "mirror")
+_LIMITS = ("max_trainable_share", "max_flops_share", "max_memory_gib", "objective")
 _DROPOUT = (
     "pos_drop_rate",
     "patch_drop_rate",
@@ -15,8 +18,8 @@ _DROPOUT = (
 Contradiction = tuple[tuple[str, ...], str]  # the sections it involves, and what to mend
 
 
-def contradictions(config: Config) -> Iterator[Contradiction]:
-    """What is wrong between options that are each right."""
+def contradictions(config: Config, typed: Collection[str] | None = None) -> Iterator[Contradiction]:
+    """What is wrong between options that are each right. ``typed``: as of `load_config`."""
     batch, workers = config.finetune.batch_size, config.cluster.workers_per_trial
     if batch % workers:
         yield (
@@ -29,7 +32,8 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
             f"plasticity.batch_size must be a multiple of plasticity.cross, but got {config.plasticity.batch_size} and "
             f"{config.plasticity.cross}",
         )
-    yield from _unread(config)
+    yield from _named(config, _unread(config))
+    yield from _named(config, _set_aside(config), typed)
     yield from _data_contradictions(config.data)
     yield from _finetune_contradictions(config.finetune)
     yield from _lora_contradictions(config)
@@ -70,24 +74,41 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
         )
 
 
-def _unread(config: Config) -> Iterator[Contradiction]:
-    """Options that are set and that nothing reads, as the others are."""
+def _named(
+    config: Config, unread: Mapping[str, tuple[bool, str]], typed: Collection[str] | None = None
+) -> Iterator[Contradiction]:
+    """``unread``: option → whether nothing reads it, as the others are, and the cure."""
+    for option, (is_unread, cure) in unread.items():
+        section, _, name = option.partition(".")
+        value = getattr(getattr(config, section), name)
+        is_set = value != getattr(getattr(_DEFAULT, section), name) and (typed is None or option in typed)
+        if is_unread and is_set:
+            others = ("search", "trial") if name in ("score_images", "lora_alpha") else ()
+            yield (section, *others), f"{option}={value} is read by nothing: {cure}"
+
+
+def _unread(config: Config) -> dict[str, tuple[bool, str]]:
+    """What is an error whoever sets it."""
     data, plasticity, finetune, search = config.data, config.plasticity, config.finetune, config.search
     own_score = not plasticity.scores and search.prior.score not in get_args(RivalScore)
     selections = (*search.baselines, *search.selections, config.trial.selection)
-    unread = {
+    grid = search.space == "grid"
+    limits = {f"search.{name}": (grid, "search=grid tries what it lists; leave it out") for name in _LIMITS}
+    return limits | {
         "data.path": (data.name == "digits", "data=digits is embedded; did you mean data=folder?"),
         "data.train": (data.name != "folder", f"data={data.name} has parts of its own; did you mean data=folder?"),
         "data.val": (data.name != "folder", f"data={data.name} has parts of its own; did you mean data=folder?"),
         "data.test": (data.name != "folder", f"data={data.name} has parts of its own; did you mean data=folder?"),
         "data.severity": (data.corruption is None, "there is no corruption; set data.corruption"),
-        "data.val_share": (data.val is not None, "data.val holds the validation images; leave one of them out"),
-        "data.test_share": (data.test is not None, "data.test holds the test images; leave one of them out"),
         "data.subset": (
             data.max_train_images is None and data.max_val_images is None,
             "all images are taken; set data.max_train_images or data.max_val_images",
         ),
         "data.max_decoded_gib": (data.loading != "auto", f"data.loading={data.loading} decides; set it to auto"),
+        "model.resample_patches": (
+            config.model.weights in (None, "random"),
+            "it is for a file of weights; set model.weights",
+        ),
         "data.num_workers": (data.loading == "memory", "images are held in memory; set data.loading to auto or stream"),
         "plasticity.min_observations": (
             not plasticity.stop_early,
@@ -112,15 +133,42 @@ def _unread(config: Config) -> Iterator[Contradiction]:
             search.space == "grid" or search.sampler != "model" or search.objective != "accuracy",
             "it is the model's that searches: set search.sampler=model and search.objective=accuracy, no grid",
         ),
+    }
+
+
+def _set_aside(config: Config) -> dict[str, tuple[bool, str]]:
+    """What is an error where it is typed; an experiment may set it for another set, or another way to search."""
+    data, finetune, search = config.data, config.finetune, config.search
+    arrays = data.name == "digits" and data.source_path is None
+    by_model = search.sampler == "model" and search.objective == "accuracy"
+    other = "search.sampler=model with search.objective=accuracy alone does; set those"
+    aside = {
+        "data.crop_share": (data.name == "digits", "data=digits is drawn at the model's size, and nothing is cropped"),
+        "data.exif": (arrays, "data=digits has no files that a camera wrote"),
+        "data.max_bad_share": (arrays, "data=digits has no files that may be unreadable"),
+        "data.val_share": (
+            data.val is not None or data.name in ("flowers102", "dtd"),
+            "there are validation images already; leave it out",
+        ),
+        "data.test_share": (
+            data.test is not None or data.name not in ("digits", "folder", "eurosat", "caltech101"),
+            "there are test images already; leave it out",
+        ),
+        "finetune.warmup_from_zero": (
+            not (finetune.warmup_share if finetune.warmup_steps is None else finetune.warmup_steps),
+            "there is no warm-up; set finetune.warmup_share or finetune.warmup_steps",
+        ),
+        "search.extend_rates": (not by_model, f"{other}, or leave it out"),
+        "search.settle": (not by_model, f"{other}, or leave it out"),
         "search.reduction_factor": (not search.early_stopping, "no trial is stopped; set search.early_stopping=true"),
         "search.grace_reports": (not search.early_stopping, "no trial is stopped; set search.early_stopping=true"),
+        "search.confirm_seeds": (not search.confirm_top, "nothing is run again; set search.confirm_top"),
     }
-    for option, (is_unread, cure) in unread.items():
-        section, _, name = option.partition(".")
-        value = getattr(getattr(config, section), name)
-        if is_unread and value != getattr(getattr(_DEFAULT, section), name):
-            others = ("search", "trial") if name in ("score_images", "lora_alpha") else ()
-            yield (section, *others), f"{option}={value} is read by nothing: {cure}"
+    if search.space == "grid":
+        options = (f"search.{each.name}" for each in fields(search) if each.name not in _READ_BY_A_GRID)
+        said = _unread(config)
+        aside |= {name: (True, "search=grid tries what it lists; leave it out") for name in options if name not in said}
+    return aside
 
 
 def _data_contradictions(data: DataConfig) -> Iterator[Contradiction]:

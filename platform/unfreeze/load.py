@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -23,8 +23,13 @@ from unfreeze.errors import ConfigError
 _SQLITE = "sqlite:///"
 
 
-def load_config(raw: DictConfig | Mapping[str, Any], found: Sequence[str] = ()) -> Config:
-    """Turn a composed configuration into a checked `Config`. ``found``: problems of the command line itself.
+def load_config(
+    raw: DictConfig | Mapping[str, Any], found: Sequence[str] = (), typed: Collection[str] | None = None
+) -> Config:
+    """Turn a composed configuration into a checked `Config`.
+
+    ``found``: problems of the command line itself. ``typed``: the options that somebody gave, by dotted name, where
+    others come from an experiment's file; None: all that differ from their defaults.
 
     Raises:
         ConfigError: lists every unknown key, wrong type and value out of range at once.
@@ -42,7 +47,7 @@ def load_config(raw: DictConfig | Mapping[str, Any], found: Sequence[str] = ()) 
         problems += dict.fromkeys(_describe(item) for item in error.errors())
         unsound = {item["loc"][0] for item in error.errors()}
         config = _validate({key: value for key, value in plain.items() if key not in unsound})
-    problems += [text for sections, text in contradictions(config) if not unsound.intersection(sections)]
+    problems += [text for sections, text in contradictions(config, typed) if not unsound.intersection(sections)]
     if problems:
         listing = "\n".join(f"  {line}" for line in problems)
         raise ConfigError(f"the configuration has problems, nothing was started:\n{listing}")

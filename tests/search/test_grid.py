@@ -8,7 +8,7 @@ import pytest
 from ray.tune.search import Searcher
 
 from unfreeze.config import SearchConfig
-from unfreeze.errors import ConfigError, SelectionError
+from unfreeze.errors import SelectionError
 from unfreeze.records import ModelFacts, TrialRecord, TrialSpec, trial_spec_from_dict
 from unfreeze.search.grid import GridPlanner
 from unfreeze.search.searcher import PlannedSearch
@@ -79,16 +79,6 @@ def test_a_selection_that_trains_nothing_is_named(model: ModelFacts) -> None:
     with pytest.raises(SelectionError, match=r"'none' with finetune\.train_head=false"):
         make_grid(model, selections=["mha", "none"], train_head=False)
     assert make_grid(model, selections=["mha", "none"]).max_trials == 24
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [{"max_trainable_share": 0.5}, {"max_flops_share": 0.5}, {"max_memory_gib": 8.0}, {"objective": "pareto"}],
-)
-def test_limits_of_a_search_are_refused(model: ModelFacts, setting: dict[str, Any]) -> None:
-    ((name, value),) = setting.items()
-    with pytest.raises(ConfigError, match=rf"search\.{name}={value}"):
-        make_grid(model, **setting)
 
 
 def test_the_searcher_runs_the_grid_and_resumes_it(

@@ -9,11 +9,8 @@ from itertools import product
 
 from unfreeze.components.selection import check_lora, count_trainable, parse_selection
 from unfreeze.config import SearchConfig
-from unfreeze.errors import ConfigError, SelectionError
+from unfreeze.errors import SelectionError
 from unfreeze.records import COMPONENTS, ModelFacts, TrialRecord, TrialSpec
-
-# What limits or steers a search, with the value that leaves it alone: a grid says itself what is tried.
-_NOT_FOR_A_GRID = {"max_trainable_share": 1.0, "max_flops_share": 1.0, "max_memory_gib": None, "objective": "accuracy"}
 
 
 class GridPlanner:
@@ -24,13 +21,11 @@ class GridPlanner:
 
     Raises:
         SelectionError: a selection cannot be read, names what the model does not have, trains nothing or comes twice.
-        ConfigError: a limit of the search is set, which a grid would not heed.
     """
 
     def __init__(
         self, config: SearchConfig, model: ModelFacts, *, scores: Mapping[str, float], train_head: bool
     ) -> None:
-        _check_unlimited(config)
         selections = _canonical(config.selections, model, train_head=train_head)
         self._concurrency = config.concurrency
         self._points = list(product(config.seeds, _prior_first(selections, scores), config.learning_rates))
@@ -50,16 +45,6 @@ class GridPlanner:
         seed, selection, learning_rate = self._points[index]
         origin = "prior" if selection in COMPONENTS else "baseline"
         return TrialSpec(index=index, selection=selection, learning_rate=learning_rate, seed=seed, origin=origin)
-
-
-def _check_unlimited(config: SearchConfig) -> None:
-    values = {name: getattr(config, name) for name in _NOT_FOR_A_GRID}
-    limits = [f"search.{name}={value}" for name, value in values.items() if value != _NOT_FOR_A_GRID[name]]
-    if limits:
-        raise ConfigError(
-            f"search=grid tries what it lists and nothing else, but got {', '.join(limits)}; leave that out, or take "
-            f"what is too large off search.selections"
-        )
 
 
 def _canonical(texts: list[str], model: ModelFacts, *, train_head: bool) -> list[str]:

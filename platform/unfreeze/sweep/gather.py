@@ -95,6 +95,6 @@ def _what_lacks(ledger: Ledger, *, begun: bool) -> str:
 def _understood(config: dict[str, Any]) -> Config | None:
     """None of another version's sweep, which had neither the model that searches nor all options."""
     try:
-        return load_config(config)
+        return load_config(config, typed=())
     except ConfigError:
         return None

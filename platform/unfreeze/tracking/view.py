@@ -85,7 +85,7 @@ def _cost_model(config: str, model: str) -> CostModel | None:
     """None in ledgers of older versions. Kept, since checking a configuration takes longer than a sync."""
     facts = model_facts_from_dict(json.loads(model))
     try:
-        return cost_model(load_config(json.loads(config)), facts) if facts.num_tokens else None
+        return cost_model(load_config(json.loads(config), typed=()), facts) if facts.num_tokens else None
     except ConfigError:
         return None
 

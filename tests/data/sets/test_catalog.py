@@ -185,6 +185,7 @@ def test_how_a_tree_was_understood_is_told(config: DataConfig) -> None:
         f"training: {config.path}/Train, 15 images of 2 classes",
         f"validation: {config.path}/valid, 5 images",
         "test: 5 images split off the training ones",
+        f"data.val_share=0.25 is unused: {config.path}/valid holds the validation images",
     )
 
 
@@ -221,6 +222,21 @@ def test_class_names_are_the_same_in_either_unicode_form(config: DataConfig) -> 
     plant(config, {f"train/{composed}": 8, "train/dog": 8, f"test/{apart}": 2, "test/dog": 2})
     assert load_train_val(config, image_size=8).classes == (composed, "dog")
     assert class_counts(load_test(config, image_size=8)) == [2, 2]
+    notes = load_train_val(config, image_size=8).notes
+    assert f"folders of one class, whose names differ in their Unicode form alone: {apart}, {composed}" in notes
+
+
+def test_a_share_that_a_folder_makes_needless_is_said(config: DataConfig) -> None:
+    root = plant(config, {"train/cat": 8, "train/dog": 8, "valid/cat": 2, "valid/dog": 2})
+    notes = load_train_val(config, image_size=8).notes
+    assert f"data.val_share=0.25 is unused: {root}/valid holds the validation images" in notes
+    assert not any("test_share" in note for note in notes)
+
+
+def test_many_classes_without_enough_images_are_counted(config: DataConfig) -> None:
+    plant(config, {f"{number:04d}": 1 for number in range(1000)})
+    with pytest.raises(DataError, match=r"two images of each class, .*: 0000, 0001, .* 0009 and 990 more;"):
+        load_train_val(config, image_size=8)
 
 
 def test_many_classes_are_counted_not_listed(config: DataConfig) -> None:

@@ -72,9 +72,11 @@ def load_train_val(config: DataConfig, *, image_size: int) -> Dataset:
     for purpose, part in parts.items():
         absent = set(range(len(raw.classes))) - set(part.labels.tolist())
         if absent:
-            raise DataError(f"no {purpose} image of class {', '.join(raw.classes[label] for label in sorted(absent))}")
+            raise DataError(
+                f"no {purpose} image of class {list_names([raw.classes[label] for label in sorted(absent)])}"
+            )
     assert num_test is not None
-    notes = (*_describe(raw, len(parts["training"]), len(parts["validation"]), num_test), *raw.notes)
+    notes = (*_describe(raw, config, len(parts["training"]), len(parts["validation"]), num_test), *raw.notes)
     bad = raw.pool.bad_files + (raw.val.bad_files if raw.val else ())
     digest = raw.pool.digest + (raw.val.digest if raw.val else "")
     return Dataset(raw.classes, parts["training"], parts["validation"], num_test, digest, bad, notes)
@@ -134,7 +136,7 @@ def load_source(config: DataConfig, *, image_size: int) -> Part:
     return Part(array, np.arange(len(array)))
 
 
-def _describe(raw: RawSet, num_train: int, num_val: int, num_test: int) -> list[str]:
+def _describe(raw: RawSet, config: DataConfig, num_train: int, num_val: int, num_test: int) -> list[str]:
     """Which folder was taken for which part, where that had to be found."""
     if not raw.places:
         return []
@@ -142,7 +144,12 @@ def _describe(raw: RawSet, num_train: int, num_val: int, num_test: int) -> list[
     for part, count in (("val", num_val), ("test", num_test)):
         where = f"{raw.places[part]}, {count:,} images" if part in raw.places else f"{count:,} images split off"
         lines.append(f"{PARTS[part]}: {where}" + ("" if part in raw.places else " the training ones"))
-    return lines
+    unused = [
+        f"data.{part}_share={share:g} is unused: {raw.places[part]} holds the {PARTS[part]} images"
+        for part in ("val", "test")
+        if part in raw.places and (share := getattr(config, f"{part}_share")) != getattr(DataConfig(), f"{part}_share")
+    ]
+    return lines + unused
 
 
 def _split(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unfreeze.data.pixels.files import list_names
 from unfreeze.errors import DataError
 from unfreeze.seeding import derive_seed
 
@@ -22,7 +23,7 @@ def stratified_split(
     too_small = [name for label, name in enumerate(classes) if np.count_nonzero(labels == label) < 2]
     if too_small:
         raise DataError(
-            f"a {purpose} split needs at least two images of each class, but got fewer for: {', '.join(too_small)}; "
+            f"a {purpose} split needs at least two images of each class, but got fewer for: {list_names(too_small)}; "
             f"add images or remove the class"
         )
     for label in range(len(classes)):

@@ -1,5 +1,6 @@
 """Sets that are trees of image files: any folder of class folders, and DomainNet's domains."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +74,10 @@ def load_folder(config: DataConfig, image_size: int) -> RawSet:
     pool = load("train", squares)
     alike = squares.with_white(pool.seen.white)
     notes: tuple[str, ...] = ()
+    if twins := [name for names in _written(tree.roots.values()).values() if len(names) > 1 for name in sorted(names)]:
+        notes = (f"folders of one class, whose names differ in their Unicode form alone: {list_names(twins)}",)
     if tree.strays:
-        notes = (f"left out {len(tree.strays):,} files that are no images by their names: {list_names(tree.strays)}",)
+        notes += (f"left out {len(tree.strays):,} files that are no images by their names: {list_names(tree.strays)}",)
     has_test = "test" in tree.folders
     return RawSet(
         tree.classes,
@@ -85,6 +88,14 @@ def load_folder(config: DataConfig, image_size: int) -> RawSet:
         notes=notes,
         places={part: folder.name for part, folder in tree.folders.items()},
     )
+
+
+def _written(roots: Iterable[Path]) -> dict[str, set[str]]:
+    """Class → how its folders' names are written, byte by byte."""
+    found: dict[str, set[str]] = {}
+    for name in (name for root in roots for name in _folders(root)):
+        found.setdefault(class_name(name), set()).add(name)
+    return found
 
 
 def _folders(root: Path) -> list[str]:
