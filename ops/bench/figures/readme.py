@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import accuracy
+import outcomes
 import search
 import speed
 import verdicts
@@ -41,6 +42,9 @@ SECTIONS: tuple[tuple[str, tuple[str, ...], Render], ...] = (
     ("The pre-pass", ("prepass", "prepass_log"), speed.prepass),
     ("The stopping rule", ("stopping_rule",), speed.stopping),
     ("Searches replayed", ("search_replay",), search.replay),
+    ("What a suggestion takes", ("suggestion",), lambda records: generic(records["suggestion"])),
+    ("What a person gets", ("outcome",), outcomes.outcome),
+    ("How sure the search is", ("calibration",), outcomes.calibration),
     ("What the verdict claims", ("verdict",), verdicts.verdict),
     ("Plasticity of DeiT-Tiny", ("plasticity_tables",), accuracy.plasticity),
     ("Accuracy of the embedded model on the embedded digits", ("digits_table",), accuracy.digits),

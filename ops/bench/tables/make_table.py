@@ -25,8 +25,8 @@ import torch
 from unfreeze.components.selection import count_trainable, parse_selection
 from unfreeze.config import Config, config_to_dict
 from unfreeze.data.sets.catalog import Dataset, load_source, load_test, load_train_val
-from unfreeze.finetune.checkpoint import restore
-from unfreeze.finetune.evaluate import evaluate
+from unfreeze.finetune.checkpoint import Checkpoint, restore
+from unfreeze.finetune.evaluate import Evaluation, evaluate
 from unfreeze.finetune.loop import finetune
 from unfreeze.finetune.network import make_autocast
 from unfreeze.finetune.prefix import open_cache
@@ -35,7 +35,7 @@ from unfreeze.load import load_config
 from unfreeze.models.build import build_base
 from unfreeze.plasticity.local import measure_plasticity
 from unfreeze.plasticity.scores import SCORES, rival_scores
-from unfreeze.records import COMPONENTS, MODES, TrialSpec
+from unfreeze.records import COMPONENTS, MODES, PlasticityTable, TrialReport, TrialSpec
 
 TABLES = Path(__file__).parent
 SCRATCH = Path(__file__).resolve().parents[3] / ".scratch" / "tables"
@@ -114,9 +114,20 @@ class Bench:
 
     def run(self, selection: str, rate: float, seed: int) -> dict[str, Any]:
         """Every report, and the best checkpoint on the test images: a table is no sweep, nothing is chosen by it."""
-        config = self.config.finetune
         trial = TrialSpec(index=0, selection=selection, learning_rate=rate, seed=seed, origin="table")
-        best, reports = None, ()
+        reports, best = self.train(trial)
+        rows = [(r.images_seen, r.train_loss, r.val_loss, r.val_accuracy) for r in reports]
+        return {"reports": rows, "seconds": reports[-1].seconds, "test_accuracy": self.evaluate_on_test(best).accuracy}
+
+    def train(self, trial: TrialSpec) -> tuple[tuple[TrialReport, ...], Checkpoint]:
+        """Every report, and the checkpoint at the best.
+
+        Raises:
+            Diverged: the loss became NaN or infinite.
+        """
+        config = self.config.finetune
+        best: Checkpoint | None = None
+        reports: tuple[TrialReport, ...] = ()
         progress_of = finetune(
             self.warm, self.data, trial, config, augment=self.config.data.augment, prefixes=self.prefixes
         )
@@ -125,8 +136,13 @@ class Bench:
             if progress.is_best:
                 best = progress.checkpoint.for_evaluation().snapshot()
         assert best is not None
+        return reports, best
+
+    def evaluate_on_test(self, best: Checkpoint) -> Evaluation:
+        """Of the trial that was trained last."""
+        config = self.config.finetune
         restore(best, self.warm.module, None, [])
-        result = evaluate(
+        return evaluate(
             self.warm.module,
             self.test,
             self.warm.base.spec,
@@ -134,15 +150,13 @@ class Bench:
             autocast=make_autocast(config.precision, self.warm.device),
             device=self.warm.device,
         )
-        rows = [(r.images_seen, r.train_loss, r.val_loss, r.val_accuracy) for r in reports]
-        return {"reports": rows, "seconds": reports[-1].seconds, "test_accuracy": result.accuracy}
 
-    def describe(self) -> dict[str, Any]:
-        """Scores by mode or name and "block.component", and sizes."""
+    def plasticity(self) -> PlasticityTable:
+        """Of the model as it was pretrained."""
         config, warm = self.config, self.warm
         warm.prepare("none", seed=0, train_head=True)
         source = load_source(config.data, image_size=warm.base.spec.image_size)
-        table = measure_plasticity(
+        return measure_plasticity(
             warm.module,
             warm.base.spec,
             source,
@@ -151,6 +165,10 @@ class Bench:
             device=warm.device,
             model_digest=warm.base.facts.digest,
         )
+
+    def describe(self) -> dict[str, Any]:
+        """Scores by mode or name and "block.component", and sizes."""
+        warm, table = self.warm, self.plasticity()
         scores = {
             mode: {f"{r.block}.{r.component}": r.mean for r in table.rows if r.mode == mode and r.block is not None}
             for mode in table.modes
