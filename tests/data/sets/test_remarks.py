@@ -54,6 +54,17 @@ def test_a_copy_in_another_part_or_class_is_said(config: DataConfig, place: str)
     assert "are also in another part or class, such as cat/0.png (training)" in line
 
 
+def test_turned_photographs_are_counted_once_where_the_test_is_split_off(config: DataConfig) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for index in range(3):
+        place = Path(config.path or "") / "train" / "cat" / f"turned{index}.jpg"
+        Image.effect_noise((8, 8), 50 + index).convert("RGB").save(place, exif=exif)
+    config.path = f"{config.path}/train"
+    (line,) = [line for line in remarks(config) if "rotated" in line]
+    assert line.startswith("3 images that a camera marked as rotated are taken as they are stored")
+
+
 def test_many_are_an_error(config: DataConfig) -> None:
     for index in range(4):
         copy(config, f"train/dog/{index}", f"test/dog/{index}")

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 from scipy import ndimage
-from scipy.signal import fftconvolve
 
 
 def gaussian_blur(image: np.ndarray, sigma: float, _: Generator) -> np.ndarray:
@@ -20,6 +19,8 @@ def gaussian_blur(image: np.ndarray, sigma: float, _: Generator) -> np.ndarray:
 
 def defocus_blur(image: np.ndarray, strength: tuple[float, float], _: Generator) -> np.ndarray:
     """A disk, as out of focus."""
+    from scipy.signal import fftconvolve  # half a second, which nobody else needs to wait for
+
     radius, alias = strength
     reach = max(8, int(radius))
     place = np.arange(-reach, reach + 1)

@@ -20,7 +20,8 @@ def look_over(config: DataConfig, data: Dataset, test: Part | None = None) -> tu
         DataError: more copies in several parts or classes than ``data.max_duplicate_share``.
     """
     parts = {"train": data.train, "val": data.val} | ({} if test is None else {"test": test})
-    seen = {id(part.array): part.array.seen for part in parts.values()}.values()
+    # By content: the test is opened apart, and may lie in the same pool.
+    seen = {part.array.digest: part.array.seen for part in parts.values()}.values()
     lines = [*data.notes]
     whites = {str(each.white) for each in seen if each.white != White()}
     if whites:
