@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(config: "Config") -> None:
-    from unfreeze.report.streams import show
+    from unfreeze.report.streams import say, show
 
     if config.dry_run:
         from unfreeze.sweep.plan import plan_sweep, terminal_plan
@@ -27,6 +27,7 @@ def main(config: "Config") -> None:
         return
     from unfreeze.sweep.preflight import check_sweep
 
+    say(f"sweep {config.sweep.name}: checking what is asked for …")
     check_sweep(config)  # before Ray, which takes seconds to import
 
     from unfreeze.report.page import terminal_report

@@ -109,6 +109,17 @@ def test_one_job_goes_to_one_of_two_waiting_slots() -> None:
     play(story)
 
 
+def test_who_runs_what() -> None:
+    async def story(board: Board) -> None:
+        await submit(board, "job", "other")
+        await board.take("slot-0", 0)
+        assert await board.holders() == {"job": "slot-0"}
+        await board.finish("slot-0", held("job", 1), Settled())
+        assert await board.holders() == {}
+
+    play(story)
+
+
 def test_a_follower_hears_as_soon_as_there_is_news() -> None:
     async def story(board: Board) -> None:
         await start(board)

@@ -105,6 +105,10 @@ class Board:
             job.outcome = Interrupted()
         await self._announce()
 
+    async def holders(self) -> dict[str, str]:
+        """Job → the slot that runs it."""
+        return {slot.job_id: slot_id for slot_id, slot in self._slots.items() if slot.job_id is not None}
+
     # --- the slots' side --------------------------------------------------------------------------------------------
 
     async def join(self, slot_id: str, nodes: Sequence[str] = ()) -> None:

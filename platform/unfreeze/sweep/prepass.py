@@ -10,7 +10,7 @@ from unfreeze.errors import ClusterError, SweepMismatchError
 from unfreeze.plasticity.cache import PlasticityCache
 from unfreeze.records import DataFacts, ModelFacts, PlasticityTable, plasticity_table_from_dict, to_dict
 from unfreeze.report.caution import cautions
-from unfreeze.report.streams import say
+from unfreeze.report.streams import say, stage
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.preflight import check_inputs
 
@@ -73,12 +73,16 @@ def _measure(
     try:
         with plain_errors():
             try:
-                model, data = ray.get(actors[0].facts.remote())
+                with stage("reading the model and every image"):
+                    model, data = ray.get(actors[0].facts.remote())
             except LOST as error:
                 raise ClusterError(
                     f"the pre-pass was lost while it loaded model and data, out of memory perhaps: {error}"
                 ) from error
-            table = own or cache.find(model, data) or measure_with(actors, config, model, data)
+            table = own or cache.find(model, data)
+            if table is None:
+                with stage("measuring plasticity"):
+                    table = measure_with(actors, config, model, data)
     finally:
         for actor in actors:
             ray.kill(actor)  # gives its GPU to the slots

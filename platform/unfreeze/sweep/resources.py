@@ -17,7 +17,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from unfreeze.config import ClusterConfig, Config
 from unfreeze.errors import ClusterError, InfrastructureError, StorageError, UnfreezeError
-from unfreeze.report.streams import say
+from unfreeze.report.streams import say, stage
 from unfreeze.sweep.address import check_address
 from unfreeze.sweep.machine import check_train, count_cpus, provide_token, ray_folder
 from unfreeze.sweep.package import check_workers, on_path, travelling
@@ -59,6 +59,9 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():  # where alone Ray takes SIGTERM for itself
             signal.signal(signal.SIGTERM, on_sigterm)
         yield
+    except (ClusterError, InfrastructureError):
+        say(f"what Ray and its workers said is in {ray._private.worker._global_node.get_logs_dir_path()}")
+        raise
     finally:
         ray.shutdown()
 
@@ -95,7 +98,7 @@ def _start() -> None:
     if num_cpus == 1:
         say("one CPU to use here: one slot, one trial at a time")
     try:
-        with on_path():
+        with stage("starting Ray"), on_path():
             ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, _temp_dir=folder, **_QUIET)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(f"Ray cannot be started here: {_first_line(error)}") from error
@@ -105,7 +108,8 @@ def _join(address: str) -> None:
     """The package travels with the job: workers need the dependencies, not an installed `unfreeze`."""
     check_address(address)
     try:
-        ray.init(address=address, runtime_env={**travelling(), "env_vars": _HIDING}, **_QUIET)
+        with stage(f"joining Ray at {address}"):
+            ray.init(address=address, runtime_env={**travelling(), "env_vars": _HIDING}, **_QUIET)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
             f"no Ray cluster answers at {address!r}: {_first_line(error)}; check cluster.address, RAY_ADDRESS and the "

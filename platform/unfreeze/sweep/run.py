@@ -6,6 +6,7 @@ Running it again is how it resumes: every step looks in the ledger first.
 import functools
 import logging
 import tempfile
+from collections.abc import Callable, Sequence
 
 from ray import tune
 
@@ -14,7 +15,7 @@ from unfreeze.cost.model import cost_model
 from unfreeze.errors import InfrastructureError
 from unfreeze.finetune.schedule import num_steps_of, report_steps
 from unfreeze.records import DataFacts, Evidence, ModelFacts, PlasticityTable, TrialState, final_result_from_dict
-from unfreeze.report.streams import say
+from unfreeze.report.streams import say, stage
 from unfreeze.search.grid import GridPlanner
 from unfreeze.search.learned import learn
 from unfreeze.search.mirror import StudyMirror
@@ -33,7 +34,7 @@ from unfreeze.sweep.environment import describe_environment
 from unfreeze.sweep.gather import read_evidence
 from unfreeze.sweep.metrics import SweepMetrics
 from unfreeze.sweep.prepass import pre_pass
-from unfreeze.sweep.progress import ProgressLine
+from unfreeze.sweep.progress import Progress
 from unfreeze.sweep.publish import publish
 from unfreeze.sweep.resources import (
     GOES_ON,
@@ -65,9 +66,10 @@ def run_sweep(config: Config) -> Evidence:
         if not ledger.is_claimed(config) or not is_final(config, ledger):
             with ray_cluster(config.cluster), watch_cluster() as watch:
                 find_answer(settle_gpus(config), ledger, watch)
-        evidence = read_evidence(ledger)
-        with MlflowMirror(config.tracking, ledger, read_evidence) as mirror:
-            publish(evidence, ledger, mirror)
+        with stage("weighing the evidence, writing the report"):
+            evidence = read_evidence(ledger)
+            with MlflowMirror(config.tracking, ledger, read_evidence) as mirror:
+                publish(evidence, ledger, mirror)
         return evidence
 
 
@@ -90,9 +92,10 @@ def find_answer(config: Config, ledger: Ledger, watch: ClusterWatch) -> None:
     ):
         ledger.write_json("environment.json", describe_environment())
         if not search.is_complete:
-            callbacks = [ProgressLine(search, [mirror.notify, study.notify]), watch]
-            run_trials(config, ledger, search, mirror, callbacks, num_slots=num_slots, data=data)
-        open_test(config, ledger, data)
+            told = [mirror.notify, study.notify]
+            run_trials(config, ledger, search, mirror, watch, on_trial_end=told, num_slots=num_slots, data=data)
+        with stage("running the recommended selection on the test images, exporting it"):
+            open_test(config, ledger, data)
 
 
 def is_final(config: Config, ledger: Ledger) -> bool:
@@ -144,8 +147,9 @@ def run_trials(
     ledger: Ledger,
     search: PlannedSearch,
     mirror: MlflowMirror,
-    callbacks: list[tune.Callback],
+    watch: ClusterWatch,
     *,
+    on_trial_end: Sequence[Callable[[], None]],
     num_slots: int,
     data: DataFacts,
 ) -> None:
@@ -167,8 +171,11 @@ def run_trials(
     # A trial waits for a slot and computes nothing; a request may not be empty, so it takes a crumb of the head node.
     crumb = {"CPU": 0, "node:__internal_head__": 0.001}
     tune.register_trainable(trainable, tune.with_resources(tune.with_parameters(SlotTrial, board=board), crumb))
+    images = num_steps_of(config.finetune, data.num_train) * config.finetune.batch_size
+    say(f"starting {num_slots} slot{'' if num_slots == 1 else 's'} for {search.max_trials} trials at most …")
     with (
         SlotPool(config, ledger, board, num_slots=num_slots, room=room, facts=data) as pool,
+        Progress(search, on_trial_end, board, images=images) as progress,
         tempfile.TemporaryDirectory(prefix="unfreeze-tune-", ignore_cleanup_errors=True) as folder,
     ):
         tuner = tune.Tuner(
@@ -183,7 +190,7 @@ def run_trials(
                 name=config.sweep.name,
                 storage_path=folder,
                 verbose=0,
-                callbacks=[*callbacks, pool, SweepMetrics(search, ledger, board, mirror)],
+                callbacks=[progress, watch, pool, SweepMetrics(search, ledger, board, mirror)],
             ),
         )
         tuner.fit()
