@@ -34,11 +34,14 @@ def main(config: "Config") -> None:
     from unfreeze.report.paper import paper_table
     from unfreeze.report.sets import sets_report
     from unfreeze.sweep.campaign import run_campaign
+    from unfreeze.sweep.publish import publish_sets
 
     evidence, errors = run_campaign(configs)
     show(paper_table(evidence), kept_at=config.storage)
     if evidence:
-        show(sets_report(evidence, pool_sweeps(evidence, one_protocol=True)), kept_at=config.storage)
+        pooled = pool_sweeps(evidence, one_protocol=True)
+        show(sets_report(evidence, pooled), kept_at=config.storage)
+        publish_sets(evidence, pooled, config.storage)
     if errors:
         listing = "\n".join(f"  {name}: {error}" for name, error in errors.items())
         raise UnfreezeError(

@@ -34,7 +34,7 @@ def main(config: "Config") -> None:
     if config.report.format != "text":
         hand_over(evidence, config.report.format)
     elif config.report.sweeps:
-        tell_several(evidence)
+        tell_several(evidence, config.storage)
     else:
         tell_one(evidence[config.sweep.name], ledgers[config.sweep.name], every_s=config.report.every_s)
 
@@ -82,12 +82,15 @@ def write_page(evidence: "Evidence", ledger: "Ledger") -> None:
         show(f"report: {ledger.url('report.html')}")
 
 
-def tell_several(evidence: "dict[str, Evidence]") -> None:
+def tell_several(evidence: "dict[str, Evidence]", storage: str) -> None:
     from unfreeze.evidence.sets import pool_sweeps
     from unfreeze.report.sets import sets_report
     from unfreeze.report.streams import show
+    from unfreeze.sweep.publish import publish_sets
 
-    show(sets_report(evidence, pool_sweeps(evidence)))
+    pooled = pool_sweeps(evidence)
+    show(sets_report(evidence, pooled))
+    publish_sets(evidence, pooled, storage)
 
 
 def spelled_out(argument: str) -> str:

@@ -41,6 +41,11 @@ def test_two_sweeps_together(storage: str, capsys: pytest.CaptureFixture[str]) -
     assert "predicts accuracy over these 2 data sets" in " ".join(text.split())
     assert "Mean rank, 1 the best: ln1 1.00, mha 2.00" in text
     assert max(map(len, text.splitlines())) <= 100
+    page = (Path(storage) / "sweeps.html").read_text()
+    assert '<div class="chart" id="worth_by_set"' in page
+    assert "predicts accuracy over these 2 data sets" in page
+    assert "Mean rank, 1 the best: ln1 1.00, mha 2.00" in page
+    assert '"average set"' in page
 
 
 def test_as_csv(storage: str, capsys: pytest.CaptureFixture[str]) -> None:

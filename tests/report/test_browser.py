@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from finished_sweep import make_evidence, make_full_plasticity
+from finished_sweep import make_evidence, make_full_plasticity, make_settling_trials
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from unfreeze.evidence.sets import pool_sweeps
 from unfreeze.records import ScoreWorth, Worth
 from unfreeze.report.figures import all_charts
 from unfreeze.report.page import html_report
+from unfreeze.report.sets import sets_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WORTH = Worth(mean=0.012, low=-math.inf, high=0.026, positive=0.94, p=0.058, bayes_factor=2.1)
@@ -166,3 +168,19 @@ def test_on_paper_it_is_dark_on_white(page: Page) -> None:
     )
     assert (ink, card) == ("rgb(0, 0, 0)", "rgb(255, 255, 255)")
     assert page.locator("nav").is_hidden()
+
+
+def test_the_page_of_several_sweeps(browser: Browser, tmp_path: Path) -> None:
+    found = {name: make_evidence(tuple(make_settling_trials(worth))) for name, worth in (("a", 0.02), ("b", 0.03))}
+    images = dataclasses.replace(found["b"].data, digest="d" * 64)
+    found = {name: dataclasses.replace(each, sweep=name) for name, each in found.items()}
+    found["b"] = dataclasses.replace(found["b"], data=images)
+    (tmp_path / "sweeps.html").write_text(sets_page(found, pool_sweeps(found)), encoding="utf-8")
+    page, said = browser.new_page(viewport={"width": 390, "height": 860}, color_scheme="dark"), []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto((tmp_path / "sweeps.html").as_uri())
+    page.wait_for_selector("body[data-drawn]")
+    assert said == []
+    assert page.locator("#worth_by_set .mark-symbol path").count() == 3  # two sets and their average
+    assert Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa"]}).violations_count == 0
+    page.close()

@@ -21,7 +21,19 @@ from unfreeze.report.chart_data import (
     selection_rows,
     trial_rows,
 )
-from unfreeze.report.vega import COLORS, INK, OTHER, Chart, by_component, hover, log_axis, number, percent, responsive
+from unfreeze.report.vega import (
+    COLORS,
+    INK,
+    OTHER,
+    Chart,
+    by_component,
+    hover,
+    intervals,
+    log_axis,
+    number,
+    percent,
+    responsive,
+)
 
 _ROWS = 60  # selections in the matrix
 _MANY = 100  # learning curves from which they are drawn paler
@@ -337,32 +349,16 @@ def worth_of_scores(evidence: Evidence) -> Iterator[Chart]:
             rows.append(own | finite(in_points))
     if not rows:
         return
-    y = {"field": "score", "type": "nominal", "title": None, "sort": [row["score"] for row in rows]}
-    title = "points of accuracy for one standard deviation more"
-    shown = hover(score="score", mean="points|+.2f", low="from|.2f", high="to|.2f", positive="P(β > 0)|.2f", p="p|.3f")
-    interval = {
-        "transform": [{"filter": "datum.low != null && datum.high != null"}],
-        "mark": {"type": "rule", "strokeWidth": 2},
-        "encoding": {"x": number("low", title), "x2": {"field": "high"}},
-    }
     yield Chart(
         name="worth_of_scores",
         title="What each score is worth, size held fixed",
         caption="95 % intervals by exchange of the components’ labels; a score without a bar excludes nothing.",
-        spec=responsive(
-            {
-                "data": {"name": "worths"},
-                "encoding": {"y": y},
-                "layer": [
-                    {"mark": {"type": "rule", "strokeDash": [3, 3]}, "encoding": {"x": {"datum": 0}, "y": None}},
-                    *([interval] if any(None not in (row["low"], row["high"]) for row in rows) else []),
-                    {
-                        "mark": {"type": "point", "filled": True, "size": 80, "color": COLORS["ln2"]},
-                        "encoding": {"x": number("mean", title), "tooltip": shown},
-                    },
-                ],
-            },
-            height=40 + 28 * len(rows),
+        spec=intervals(
+            "worths",
+            rows,
+            "score",
+            "points of accuracy for one standard deviation more",
+            hover(positive="P(β > 0)|.2f", p="p|.3f"),
         ),
         data={"worths": rows},
     )

@@ -1,11 +1,13 @@
 """Several sweeps in one report: each one's verdict, the pooled one, and the components against each other."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from unfreeze.evidence.recommend import rates_text
-from unfreeze.evidence.verdict import headline, points, pooled_sentence, verdict_word
+from unfreeze.evidence.verdict import headline, points, pooled_sentence, pooled_word, verdict_word
 from unfreeze.records import COMPONENTS, Evidence, PooledSweeps
+from unfreeze.report.chart_data import Row, finite
 from unfreeze.report.terminal import NOTHING, make_console, make_table, print_lines, text_of
+from unfreeze.report.vega import Chart, by_component, hover, intervals, percent, responsive
 
 _HEADINGS = ("sweep", "data", "trials", "points of accuracy [95 %]", "P(β > 0)", "p", "verdict")
 _COMPARED = ("first", "second", "sets", "difference", "relative", "t-test p", "Wilcoxon p")
@@ -23,23 +25,111 @@ def sets_report(evidence: Mapping[str, Evidence], pooled: PooledSweeps) -> str:
     print_lines(console, [f"Not pooled: {name}: {reason}." for name, reason in pooled.apart.items()])
     print_lines(console, ["", pooled_sentence(pooled), ""])
     if pooled.comparisons:
-        rows = [
-            (
-                found.first,
-                found.second,
-                str(found.num_sets),
-                f"{found.difference:+.3f}".replace("-", "−"),
-                f"{found.relative:+.2f} %".replace("-", "−"),
-                NOTHING if found.t_p is None else f"{found.t_p:.3g}",
-                NOTHING if found.wilcoxon_p is None else f"{found.wilcoxon_p:.3g}",
-            )
-            for found in pooled.comparisons
-        ]
-        alone = [own for found in evidence.values() for own in found.choices if own.selection in COMPONENTS]
-        console.print(make_table(f"Components over the sets, each alone {rates_text(alone)}", _COMPARED, rows))
-        ranks = ", ".join(f"{name} {rank:.2f}" for name, rank in sorted(pooled.ranks.items(), key=lambda item: item[1]))
-        print_lines(console, [f"Mean rank, 1 the best: {ranks}.", _NOTE])
+        console.print(make_table(_compared_title(evidence), _COMPARED, _compared_rows(pooled)))
+        print_lines(console, [_ranks_line(pooled), _NOTE])
     return text_of(console)
+
+
+def sets_page(evidence: Mapping[str, Evidence], pooled: PooledSweeps) -> str:
+    """The same as one HTML file, with what each set says drawn above the average of all."""
+    from unfreeze.report.page import render_page
+
+    charts = [*_worth_by_set(evidence, pooled), *_accuracy_by_set(evidence)]
+    return render_page(
+        "sets.html.j2",
+        charts,
+        names=list(evidence),
+        word=("undecided" if pooled.pooled is None else pooled_word(pooled.pooled)).capitalize(),
+        sentence=pooled_sentence(pooled),
+        apart=[f"Not pooled: {name}: {reason}." for name, reason in pooled.apart.items()],
+        headings=_HEADINGS,
+        rows=_set_rows(evidence),
+        charts=charts,
+        compared_title=_compared_title(evidence),
+        compared_headings=_COMPARED,
+        compared=_compared_rows(pooled),
+        ranks=_ranks_line(pooled),
+        note=_NOTE,
+    )
+
+
+def _compared_title(evidence: Mapping[str, Evidence]) -> str:
+    alone = [own for found in evidence.values() for own in found.choices if own.selection in COMPONENTS]
+    return f"Components over the sets, each alone {rates_text(alone)}"
+
+
+def _compared_rows(pooled: PooledSweeps) -> list[tuple[str, ...]]:
+    return [
+        (
+            found.first,
+            found.second,
+            str(found.num_sets),
+            f"{found.difference:+.3f}".replace("-", "−"),
+            f"{found.relative:+.2f} %".replace("-", "−"),
+            NOTHING if found.t_p is None else f"{found.t_p:.3g}",
+            NOTHING if found.wilcoxon_p is None else f"{found.wilcoxon_p:.3g}",
+        )
+        for found in pooled.comparisons
+    ]
+
+
+def _ranks_line(pooled: PooledSweeps) -> str:
+    ranks = sorted(pooled.ranks.items(), key=lambda item: item[1])
+    return f"Mean rank, 1 the best: {', '.join(f'{name} {rank:.2f}' for name, rank in ranks)}."
+
+
+def _worth_by_set(evidence: Mapping[str, Evidence], pooled: PooledSweeps) -> Iterator[Chart]:
+    rows: list[Row] = []
+    for name, found in evidence.items():
+        own = headline(found.worths)
+        if own is not None and own.worth is not None:
+            rows.append(_bar(name, own.worth.mean, own.worth.low, own.worth.high))
+    if found_all := pooled.pooled:
+        rows.append(_bar("average set", found_all.mean, found_all.low, found_all.high))
+        if found_all.next_low is not None:
+            rows.append(_bar("next set", found_all.mean, found_all.next_low, found_all.next_high))
+    if rows:
+        yield Chart(
+            name="worth_by_set",
+            title="What one standard deviation more plasticity is worth, set by set",
+            caption="95 % intervals, size held fixed; below them the average set, and where the next is expected.",
+            spec=intervals("sets", rows, "set", "points of accuracy"),
+            data={"sets": rows},
+        )
+
+
+def _bar(name: str, mean: float, low: float | None, high: float | None) -> Row:
+    ends = finite({"low": low, "high": high})
+    return {"set": name, "mean": 100 * mean, **{key: end and 100 * end for key, end in ends.items()}}
+
+
+def _accuracy_by_set(evidence: Mapping[str, Evidence]) -> Iterator[Chart]:
+    rows: list[Row] = [
+        {"set": name, "component": own.selection, "accuracy": own.val_accuracy}
+        for name, found in evidence.items()
+        for own in found.choices
+        if own.selection in COMPONENTS
+    ]
+    if rows:
+        yield Chart(
+            name="accuracy_by_set",
+            title="Accuracy of each component alone, set by set",
+            caption="Validation accuracy, the mean over seeds at the chosen rate.",
+            spec=responsive(
+                {
+                    "data": {"name": "alone"},
+                    "mark": {"type": "point", "filled": True, "size": 70},
+                    "encoding": {
+                        "x": percent("accuracy", "validation accuracy"),
+                        "y": {"field": "set", "type": "nominal", "title": None, "sort": list(evidence)},
+                        **by_component("component", COMPONENTS),
+                        "tooltip": hover(set="sweep", component="component", accuracy="val. accuracy|.2%"),
+                    },
+                },
+                height=60 + 26 * len(evidence),
+            ),
+            data={"alone": rows},
+        )
 
 
 def _set_rows(evidence: Mapping[str, Evidence]) -> list[tuple[str, ...]]:

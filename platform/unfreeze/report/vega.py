@@ -108,6 +108,27 @@ def responsive(spec: dict[str, Any], *, height: int = 300) -> dict[str, Any]:
     return {"width": "container", "height": height, "autosize": {"type": "fit-x", "contains": "padding"}, **spec}
 
 
+def intervals(table: str, rows: Rows, name: str, title: str, more: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Of each row its ``mean`` and, where both ends are there, ``low`` to ``high``, about a line at 0."""
+    shown = [*hover(**{name: name, "mean": "mean|+.2f", "low": "from|.2f", "high": "to|.2f"}), *more]
+    bar = {
+        "transform": [{"filter": "datum.low != null && datum.high != null"}],
+        "mark": {"type": "rule", "strokeWidth": 2},
+        "encoding": {"x": number("low", title), "x2": {"field": "high"}, "tooltip": shown},
+    }
+    point = {
+        "mark": {"type": "point", "filled": True, "size": 80, "color": COLORS["ln2"]},
+        "encoding": {"x": number("mean", title), "tooltip": shown},
+    }
+    zero = {"mark": {"type": "rule", "strokeDash": [3, 3]}, "encoding": {"x": {"datum": 0}, "y": None}}
+    spec = {
+        "data": {"name": table},
+        "encoding": {"y": {"field": name, "type": "nominal", "title": None, "sort": [row[name] for row in rows]}},
+        "layer": [zero, *([bar] if any(None not in (row["low"], row["high"]) for row in rows) else []), point],
+    }
+    return responsive(spec, height=40 + 28 * len(rows))
+
+
 def whole(spec: dict[str, Any]) -> dict[str, Any]:
     return {"$schema": "https://vega.github.io/schema/vega-lite/v6.json", "config": _CONFIG, **spec}
 
