@@ -5,16 +5,19 @@ of the runs. Regret is of what would be *recommended* after each trial: the best
 mean of the recommendation. Samplers: random and Optuna's TPE recommend their best observed run, the model of the
 evidence the highest posterior mean of what it tried.
 
-    python ops/bench/search_replay.py [--repetitions 200] [--tables digits synthetic …] [--full] [--save]
+    python ops/bench/search_replay.py [--repetitions 200] [--tables digits synthetic-0 …] [--planted 60] [--full] [--gp]
 
-`theirs` is TPE's figure in the same run. Without arguments a few repetitions on two synthetic tables. --save also
-writes every repetition to ops/bench/results/search_replay.parquet.
+Repetitions on one planted table are nearly the same search; so --planted takes as many tables, each replayed once.
+
+`theirs` is TPE's figure in the same run. Without arguments a few repetitions on two synthetic tables. --save
+writes every repetition to ops/bench/results/search_replay.parquet, and what they come to to search_replay.png.
 """
 
+import argparse
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 from figures.record import RESULTS, figure, hand_in, make_parser
+from matplotlib.figure import Figure
 from scipy.special import expit, logit
 
 from unfreeze.components.selection import parse_selection
@@ -34,7 +38,19 @@ from unfreeze.search.stopping import rungs
 
 TABLES = Path(__file__).parent / "tables"
 NUM_TRIALS = 32
+FIRST_PLANTED = 100  # seed; the tables that the model was made on have lower ones, calibration's higher
 CLOSE = 0.005  # half a point
+DRAWN = {  # sampler → colour and line
+    "random": ("#7a8698", ":"),
+    "tpe": ("#7a8698", "-"),
+    "today:reference": ("#1c2430", "--"),
+    "today:informative": ("#1c2430", "--"),
+    "model:uniform": ("#0072b2", "-"),
+    "model:reference": ("#009e73", "-"),
+    "model:informative": ("#009e73", "-"),
+    "model:reversed": ("#a84600", "--"),
+    "model:misleading": ("#a84600", "-"),
+}
 SUBSETS = np.array([bits for bits in itertools.product((0.0, 1.0), repeat=len(COMPONENTS)) if any(bits)])
 
 
@@ -270,7 +286,7 @@ def until_stopped(curve: np.ndarray, peers: list[np.ndarray]) -> int:
     return len(curve)
 
 
-def samplers(table: Table, *, full: bool) -> dict[str, Sampler]:
+def samplers(table: Table, *, full: bool, gp: bool) -> dict[str, Sampler]:
     found: dict[str, Sampler] = {
         "random": by_random,
         "tpe": by_optuna(lambda seed: optuna.samplers.TPESampler(seed=seed)),
@@ -278,7 +294,7 @@ def samplers(table: Table, *, full: bool) -> dict[str, Sampler]:
         "model:uniform": by_model("uniform"),
         "model:uniform, free": by_model("uniform", free=True),
     }
-    if full:
+    if gp:
         found["gp"] = by_optuna(lambda seed: optuna.samplers.GPSampler(seed=seed, deterministic_objective=False))
     priors = ("informative", "reversed", "misleading", "oracle", "reference", "in_situ", "local")
     wanted = [prior for prior in table.scores if full or prior in priors]
@@ -318,39 +334,58 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--tables", nargs="+", default=["synthetic-0", "synthetic-1"])
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1])
-    parser.add_argument("--full", action="store_true", help="rival scores as priors and Optuna's GPSampler, too")
+    parser.add_argument("--planted", type=int, default=2, help="tables that nothing was chosen on, each replayed once")
+    parser.add_argument("--full", action="store_true", help="rival scores as priors, too")
+    parser.add_argument(
+        "--gp", action="store_true", help="Optuna's GPSampler, too, which takes longer than all the rest"
+    )
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     outcomes = []
     for table in tables(arguments.tables):
-        for in_flight, (sampler, replay) in itertools.product(
-            arguments.in_flight, samplers(table, full=arguments.full).items()
-        ):
-            if in_flight > 1 and sampler not in ("tpe", "model:uniform", "model:informative", "model:reference"):
-                continue
-            outcomes.append(repeat(table, sampler, replay, in_flight, arguments.repetitions))
-            print(f"{outcomes[-1].name:40} {outcomes[-1].numbers}", flush=True)
+        outcomes += replay_all(table, range(arguments.repetitions), arguments)
+    planted = [
+        outcome
+        for seed in range(FIRST_PLANTED, FIRST_PLANTED + arguments.planted)
+        for outcome in replay_all(synthetic(seed), [seed], arguments)
+    ]
+    outcomes += pooled("synthetic", outcomes) + pooled("planted", planted)
     if arguments.save:
-        write(outcomes)
-    hand_in("search_replay", figures([*outcomes, *pooled(outcomes)]), arguments, repetitions=arguments.repetitions)
+        regrets = as_table(outcomes)
+        pq.write_table(regrets, RESULTS / "search_replay.parquet", compression="zstd")
+        draw(regrets).savefig(RESULTS / "search_replay.png", dpi=110)
+    counts = {"repetitions": arguments.repetitions, "planted": arguments.planted}
+    hand_in("search_replay", figures(outcomes), arguments, **counts)
 
 
-def repeat(table: Table, sampler: str, replay: Sampler, in_flight: int, repetitions: int) -> Outcome:
-    runs = [replay(table, np.random.default_rng([number, 7]), in_flight) for number in range(repetitions)]
+def replay_all(table: Table, seeds: Sequence[int], arguments: argparse.Namespace) -> list[Outcome]:
+    found = []
+    for in_flight, (sampler, replay) in itertools.product(
+        arguments.in_flight, samplers(table, full=arguments.full, gp=arguments.gp).items()
+    ):
+        if in_flight > 1 and sampler not in ("tpe", "model:uniform", "model:informative", "model:reference"):
+            continue
+        found.append(repeat(table, sampler, replay, in_flight, seeds))
+        print(f"{found[-1].name:40} {found[-1].numbers}", flush=True)
+    return found
+
+
+def repeat(table: Table, sampler: str, replay: Sampler, in_flight: int, seeds: Sequence[int]) -> Outcome:
+    runs = [replay(table, np.random.default_rng([seed, 7]), in_flight) for seed in seeds]
     regret = np.array([table.truth.max() - table.truth[run.recommended] for run in runs])
     images = np.array([run.images for run in runs])
     return Outcome(table.name, sampler, in_flight, regret, images, float(np.mean([run.seconds for run in runs])))
 
 
-def pooled(outcomes: list[Outcome]) -> list[Outcome]:
-    """The synthetic tables' repetitions together."""
+def pooled(name: str, outcomes: list[Outcome]) -> list[Outcome]:
+    """The planted tables' repetitions together."""
     groups: dict[tuple[str, int], list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.table.startswith("synthetic-"):
             groups.setdefault((outcome.sampler, outcome.in_flight), []).append(outcome)
     return [
         Outcome(
-            "synthetic",
+            name,
             sampler,
             in_flight,
             np.concatenate([outcome.regret for outcome in group]),
@@ -380,7 +415,7 @@ def figures(outcomes: list[Outcome]) -> list[dict[str, Any]]:
     return found
 
 
-def write(outcomes: list[Outcome]) -> None:
+def as_table(outcomes: list[Outcome]) -> pa.Table:
     """Every repetition's regret after every trial."""
     tables = []
     for outcome in outcomes:
@@ -388,7 +423,33 @@ def write(outcomes: list[Outcome]) -> None:
         columns = {"repetition": repetitions, "trial": trials + 1, "regret": outcome.regret.ravel()}
         same = {"table": outcome.table, "sampler": outcome.sampler, "in_flight": outcome.in_flight}
         tables.append(pa.table({**{key: [value] * len(trials) for key, value in same.items()}, **columns}))
-    pq.write_table(pa.concat_tables(tables), RESULTS / "search_replay.parquet", compression="zstd")
+    return pa.concat_tables(tables)
+
+
+def draw(regrets: pa.Table) -> Figure:
+    """Regret after each trial, one in flight: mean over the repetitions with the middle half of them."""
+    columns = {name: np.array(regrets[name].to_pylist()) for name in regrets.column_names}
+    alone = (columns["in_flight"] == 1) & (columns["trial"] <= NUM_TRIALS)
+    alone &= ~np.char.startswith(columns["table"], "synthetic-")  # they are pooled
+    names = list(dict.fromkeys(columns["table"][alone].tolist()))
+    whole = Figure(figsize=(4.2 * len(names), 3.8), layout="constrained")
+    for axes, table in zip(np.atleast_1d(whole.subplots(1, len(names))), names, strict=True):
+        for sampler, (color, style) in DRAWN.items():
+            own = alone & (columns["table"] == table) & (columns["sampler"] == sampler)
+            if not own.any():
+                continue
+            by_trial = 100 * columns["regret"][own].reshape(-1, NUM_TRIALS)
+            trials = np.arange(1, NUM_TRIALS + 1)
+            axes.plot(trials, by_trial.mean(0), style, color=color, label=sampler, linewidth=1.6)
+            axes.fill_between(
+                trials, *np.quantile(by_trial, (0.25, 0.75), axis=0), color=color, alpha=0.08, linewidth=0
+            )
+        axes.axhline(100 * CLOSE, color="#1c2430", linestyle=":", linewidth=1)
+        axes.set(title=table, xlabel="trials", yscale="symlog", ylim=(0, None))
+        axes.set_yticks([0, 0.5, 1, 2, 5, 10], ["0", "0.5", "1", "2", "5", "10"])
+        axes.legend(fontsize=7, frameon=False)
+    whole.supylabel("regret of the recommendation, points", fontsize=9)
+    return whole
 
 
 def tables(names: list[str]) -> Iterator[Table]:
