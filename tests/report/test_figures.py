@@ -26,7 +26,9 @@ def costed(full_evidence):
     ]
     number = Worth(mean=0.012, low=-math.inf, high=0.026, positive=0.94, p=0.058, bayes_factor=2.1)
     worths = (ScoreWorth(score="reference", num_trials=32, worth=number), *full_evidence.worths[1:])
-    return dataclasses.replace(full_evidence, model=model, trials=tuple(cut), worths=worths)
+    return dataclasses.replace(
+        full_evidence, model=model, trials=tuple(cut), worths=worths, importances={"mha": 0.6, "fc1": 0.4}
+    )
 
 
 def rows_of(charts, name, table):
@@ -51,6 +53,7 @@ def test_all_are_svg_and_repeat_to_the_byte(costed):
         "accuracy_against_seconds",
         "accuracy_against_parameters",
         "cost_predicted_against_measured",
+        "importances",
         "worth_of_scores",
         "slot_timeline",
     ]

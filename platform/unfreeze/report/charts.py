@@ -52,7 +52,8 @@ def trial_charts(evidence: Evidence) -> list[Chart]:
     charts += [*rate_map(evidence), *matrix(evidence, selections)]
     charts += [*learning_curves(evidence, trials), *best_so_far(trials)]
     charts += [chart for cost in COSTS for chart in accuracy_against_cost(selections, cost)]
-    return [*charts, *predicted_against_measured(evidence), *worth_of_scores(evidence), *slot_timeline(trials)]
+    charts += [*predicted_against_measured(evidence), *importances(evidence)]
+    return [*charts, *worth_of_scores(evidence), *slot_timeline(trials)]
 
 
 def accuracy_against_plasticity(evidence: Evidence, selections: list[Row]) -> Iterator[Chart]:
@@ -337,6 +338,31 @@ def predicted_against_measured(evidence: Evidence) -> Iterator[Chart]:
         caption="Finished trials. The line is the median pace; what lies above it took longer than its arithmetic.",
         spec=responsive({"data": {"name": "pace"}, "layer": [line, points]}, height=270),
         data={"pace": rows},
+    )
+
+
+def importances(evidence: Evidence) -> Iterator[Chart]:
+    rows = [{"parameter": name, "share": round(share, 4)} for name, share in evidence.importances.items()][:_ROWS]
+    if not rows:
+        return
+    y = {"field": "parameter", "type": "nominal", "title": None, "sort": [row["parameter"] for row in rows]}
+    yield Chart(
+        name="importances",
+        title="What told the best trials from the rest",
+        caption="Each parameter’s share, by Optuna’s PED-ANOVA over the finished trials.",
+        spec=responsive(
+            {
+                "data": {"name": "importances"},
+                "mark": {"type": "bar", "color": COLORS["ln2"], "height": {"band": 0.7}},
+                "encoding": {
+                    "x": percent("share", "share", scale={"zero": True}),
+                    "y": y,
+                    "tooltip": hover(parameter="parameter", share="share|.1%"),
+                },
+            },
+            height=40 + 20 * len(rows),
+        ),
+        data={"importances": rows},
     )
 
 
