@@ -111,7 +111,7 @@ def rate_map(evidence: Evidence) -> Iterator[Chart]:
         "y": {"field": "component", "type": "nominal", "title": None, "sort": list(COMPONENTS)},
     }
     low, high = (pick(row["accuracy"] for row in rows) for pick in (min, max))
-    color = percent("accuracy", "accuracy", scale={"scheme": "viridis"}, legend={"format": ".0%"})
+    color = percent("accuracy", "accuracy", scale={"scheme": "viridis"}, legend={"format": "~%"})
     del color["axis"]
     shown = hover(component="component", rate="learning rate|.3~g", accuracy="best val. accuracy|.2%")
     shown += hover(selection="by", mean="mean of the trials|.2%", trials="trials")

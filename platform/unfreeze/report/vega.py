@@ -71,7 +71,7 @@ class Chart:
 def percent(field: str, title: str, **more: Any) -> dict[str, Any]:
     """A channel for a share from 0 to 1, on an axis that need not begin at 0."""
     scale = {"zero": False, "nice": True, **more.pop("scale", {})}
-    return {"field": field, "type": "quantitative", "title": title, "axis": {"format": ".0%"}, "scale": scale, **more}
+    return {"field": field, "type": "quantitative", "title": title, "axis": {"format": "~%"}, "scale": scale, **more}
 
 
 def number(field: str, title: str, **more: Any) -> dict[str, Any]:
