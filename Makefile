@@ -55,9 +55,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The MLflow page of the demo's database, on http://127.0.0.1:5000
+# The MLflow page of the sweeps in ./mlflow.db, or at MLFLOW_TRACKING_URI, on http://127.0.0.1:5000
 ui: $(READY)
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+	$(BIN)/python ops/ui.py
 
 # Every benchmark, small; one that fails is named at the end and stops none of the others.
 bench: $(READY)

@@ -4,6 +4,7 @@ python sweeps/report.py sweep.name=demo
 python sweeps/report.py sweep=birds,flowers,pets
 python sweeps/report.py sweep.name=demo every_s=30
 python sweeps/report.py sweep.name=demo format=csv > trials.csv
+python sweeps/report.py sweep.name=demo sync=true tracking.uri=http://mlflow:5000
 """
 
 import sys
@@ -30,6 +31,13 @@ def main(config: "Config") -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"report.sweeps names {', '.join(twice)} twice, which would count twice; leave one out")
     ledgers = {name: Ledger(config.storage, name) for name in names}
+    if config.report.sync:
+        from unfreeze.report.streams import show
+        from unfreeze.sweep.publish import synchronise
+
+        for ledger in ledgers.values():
+            show(synchronise(config.tracking, ledger))
+        return
     evidence = {name: read_evidence(ledger) for name, ledger in ledgers.items()}
     if config.report.format != "text":
         hand_over(evidence, config.report.format)
@@ -94,12 +102,12 @@ def tell_several(evidence: "dict[str, Evidence]", storage: str) -> None:
 
 
 def spelled_out(argument: str) -> str:
-    """``sweep=a,b`` is short for ``report.sweeps=[a,b]``, ``sweep=a`` for ``sweep.name=a``; ``format`` and ``every_s``
-    are the report's."""
+    """``sweep=a,b`` is short for ``report.sweeps=[a,b]``, ``sweep=a`` for ``sweep.name=a``; ``format``, ``every_s``
+    and ``sync`` are the report's."""
     name, _, value = argument.partition("=")
     if name == "sweep":
         return f"report.sweeps=[{value}]" if "," in value else f"sweep.name={value}"
-    return f"report.{argument}" if name in ("format", "every_s") else argument
+    return f"report.{argument}" if name in ("format", "every_s", "sync") else argument
 
 
 if __name__ == "__main__":

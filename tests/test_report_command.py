@@ -132,6 +132,7 @@ def test_a_sweep_in_its_pre_pass_is_said_to_be(storage: str) -> None:
         ("sweep.name=a", "sweep.name=a"),
         ("format=csv", "report.format=csv"),
         ("every_s=5", "report.every_s=5"),
+        ("sync=true", "report.sync=true"),
         ("storage=x,y", "storage=x,y"),
     ],
 )

@@ -499,6 +499,9 @@ class ReportConfig:
         "text: the report, and report.html; md, json: all of it for other pages and programs; csv, parquet: the trials "
         "that the statistics saw, a line each",
     )
+    sync: bool = option(
+        False, "bring the MLflow at `tracking.uri` up to the ledger, a new one too, and tell nothing; false: off"
+    )
     every_s: NonNegativeFloat = option(
         0.0, "seconds from one writing of a running sweep's report.html to the next, until it has ended; 0: once"
     )

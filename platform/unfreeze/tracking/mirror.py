@@ -13,7 +13,14 @@ from unfreeze.storage.ledger import Ledger
 from unfreeze.tracking import view
 from unfreeze.tracking.registry import register
 from unfreeze.tracking.runs import SWEEP, RunTree
-from unfreeze.tracking.server import ExperimentDeletedError, check_reachable, connect, open_experiment
+from unfreeze.tracking.server import (
+    ExperimentDeletedError,
+    check_reachable,
+    check_version,
+    connect,
+    explain,
+    open_experiment,
+)
 from unfreeze.tracking.settling import Step, steps
 
 _log = logging.getLogger(__name__)
@@ -23,7 +30,9 @@ _MAX_BACKOFF_S = 120.0
 _CPU_SHARE = 0.02  # of one core at most, while trials run: after each sync a pause as long as that asks for
 _FILES_EVERY_S = 60.0  # while trials run
 _CLOSE_TIMEOUT_S = 60.0
-_KEEPS_TRYING = "The sweep goes on and keeps trying; to catch up later, run the same command again"
+_KEEPS_TRYING = (
+    "The sweep goes on and keeps trying; to catch up later, run the same command again, or report.py sync=true"
+)
 
 
 class MlflowMirror:
@@ -115,6 +124,11 @@ class MlflowMirror:
                 self._settled.clear()
                 raise
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last sync left nothing out: artifacts and the registered model may fail on their own."""
+        return not (self._files_fail or self._registry_fails)
+
     def _loop(self) -> None:
         failures = 0
         while not self._closing.is_set():
@@ -134,7 +148,7 @@ class MlflowMirror:
             self._warn(f"{error}. The sweep goes on without it")
             return False
         except Exception as error:  # whatever it is, the sweep goes on
-            self._warn(f"{_first_line(error)}. {_KEEPS_TRYING}")
+            self._warn(f"{explain(error, str(self._config.uri))}. {_KEEPS_TRYING}")
             _log.debug("MLflow sync failed", exc_info=True)
             return False
         return True
@@ -199,7 +213,7 @@ class MlflowMirror:
                 _log.warning(
                     "MLflow has parameters, metrics and trials, but its artifacts cannot be written from here: %s. "
                     "They are in %s",
-                    _first_line(error),
+                    explain(error, str(self._config.uri)),
                     self._ledger.url(""),
                 )
             self._files_fail = True
@@ -215,7 +229,7 @@ class MlflowMirror:
             if not self._registry_fails:
                 _log.warning(
                     "MLflow has the sweep, but its model cannot be registered from here: %s. It is in %s",
-                    _first_line(error),
+                    explain(error, str(self._config.uri)),
                     self._ledger.url("export"),
                 )
                 _log.debug("registering failed", exc_info=True)
@@ -238,7 +252,7 @@ class MlflowMirror:
 
     def _open(self, uri: str) -> RunTree:
         if self._tree is None:
-            problem = check_reachable(uri)
+            problem = check_reachable(uri) or check_version(uri)
             if problem is not None:
                 raise ConnectionError(problem)
             client = connect(uri)
@@ -257,7 +271,3 @@ class MlflowMirror:
             "unfreeze.storage": redact(self._ledger.url("")),
             "unfreeze.id": stored["id"],
         }
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,7 +1,9 @@
 """The connection to MLflow: quiet, bounded in time, imported only when used."""
 
+import importlib.metadata
 import logging
 import os
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -68,6 +70,45 @@ def check_reachable(uri: str) -> str | None:
         return f"{name} answers {error.code} {error.reason}" if error.code >= 500 or proxied else None
     except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError; the others: no URL, or no HTTP
         return f"{name} does not answer ({getattr(error, 'reason', error)})"
+
+
+def explain(error: Exception, uri: str) -> str:
+    """The first line of what MLflow said, or the way out where MLflow's own words leave it open."""
+    said = str(error).strip()
+    if "mlflow db upgrade" in said:
+        return (
+            f"MLflow's database at {redact(uri)} is of another version than MLflow {_client_version()} here: stop what "
+            f"writes to it, make a copy, and run `mlflow db upgrade {redact(uri)}`"
+        )
+    if "error code 401" in said or "error code 403" in said:
+        return (
+            f"MLflow at {redact(uri)} refuses the credentials: renew MLFLOW_TRACKING_TOKEN, or "
+            f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return said.partition("\n")[0] or type(error).__name__
+
+
+def _client_version() -> str:
+    return importlib.metadata.version("mlflow")
+
+
+def check_version(uri: str) -> str | None:
+    """What is wrong with a server's version; None where nothing is, it does not say, or it is a database."""
+    if not uri.startswith(("http://", "https://")):
+        return None
+    scheme, _, rest = uri.partition("://")
+    try:
+        place = f"{scheme}://{rest.rpartition('@')[2].rstrip('/')}/version"
+        with urllib.request.urlopen(place, timeout=_PROBE_TIMEOUT_S) as answer:
+            version = answer.read(100).decode().strip()
+    except (OSError, HTTPException, ValueError):
+        return None
+    if re.fullmatch(r"[012]\..*", version) is None:
+        return None
+    return (
+        f"MLflow at {redact(uri)} is version {version}, and what sweeps write needs 3: on the server, stop it, run "
+        f"`pip install mlflow=={_client_version()}` and `mlflow db upgrade DATABASE`"
+    )
 
 
 def _proxy_of(scheme: str, host: str) -> str:
