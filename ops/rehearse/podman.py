@@ -93,6 +93,9 @@ def podman(*arguments: str, **options: Any) -> str:
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The same, whatever its exit code."""
+    """The same, whatever its exit code. Raises RehearsalError when a ``timeout`` runs out."""
     assert _CONFIGURATION in os.environ, "configure() first"
-    return subprocess.run(["podman", *arguments], capture_output=True, text=True, check=False, **options)
+    try:
+        return subprocess.run(["podman", *arguments], capture_output=True, text=True, check=False, **options)
+    except subprocess.TimeoutExpired as error:
+        raise RehearsalError(f"podman {' '.join(arguments[:4])} … has not ended after {error.timeout:.0f} s") from error

@@ -8,15 +8,16 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from podman import RehearsalError
 
 Object = dict[str, Any]
-Secrets = Mapping[str, Mapping[str, str]]
+Named = Mapping[str, Mapping[str, str]]  # secrets or config maps: name → key → value
 
 # Of a pod's and a container's specification, what podman does as Kubernetes would.
-_POD_FIELDS = {"containers", "initContainers", "restartPolicy", "securityContext", "volumes"}
+_POD_FIELDS = {"containers", "initContainers", "securityContext", "volumes"}
 _CONTAINER_FIELDS = {"args", "command", "env", "envFrom", "image", "name", "ports", "resources", "securityContext"} | {
     "volumeMounts",
     "workingDir",
@@ -27,10 +28,13 @@ PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """One to make before the pod is played; ``memory_bytes``: of an emptyDir in memory, else it is on disk."""
+    """One to make before the pod is played: in memory where it has a size, else a folder with a config map's files."""
 
     name: str
-    memory_bytes: int | None
+    path: Path
+    memory_bytes: int | None = None
+    files: Mapping[str, str] | None = None
+    is_claim: bool = False  # it outlives the pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,17 @@ class Pod:
     left_out: frozenset[str]  # fields that are Kubernetes' alone
 
 
-def to_pod(template: Object, *, name: str, namespace: str, secrets: Secrets, claims: Sequence[Object] = ()) -> Pod:
-    """``claims``: the volumeClaimTemplates of a StatefulSet, of which this is the first pod.
+def to_pod(
+    template: Object,
+    *,
+    name: str,
+    namespace: str,
+    secrets: Named,
+    folder: Path,
+    config_maps: Named | None = None,
+    claims: Sequence[Object] = (),
+) -> Pod:
+    """``folder``: where volumes are; ``claims``: the volumeClaimTemplates of a StatefulSet, whose first pod this is.
 
     Raises:
         RehearsalError: a secret, a key or a kind of volume that is not there.
@@ -56,10 +69,13 @@ def to_pod(template: Object, *, name: str, namespace: str, secrets: Secrets, cla
             left_out |= {key for one in spec[group] for key in one if key not in {*_CONTAINER_FIELDS, *PROBES}}
             kept[group] = [_container(one, metadata, secrets) for one in spec[group]]
     kept["hostname"] = name
+    # Podman would start an init container that has ended well again; and what ends unasked shall be seen.
+    kept["restartPolicy"] = "Never"
     volumes = [*spec.get("volumes", []), *({"name": c["metadata"]["name"], **_CLAIM} for c in claims)]
-    made = [_volume(volume, name) for volume in volumes]
+    made = [_volume(volume, name, folder, config_maps or {}) for volume in volumes]
+    # Folders are mounted as they are, as in Kubernetes; podman's own volumes begin with what the image has there.
     kept["volumes"] = [
-        {"name": volume["name"], "persistentVolumeClaim": {"claimName": own.name}}
+        {"name": volume["name"], "hostPath": {"path": str(own.path), "type": "Directory"}}
         for volume, own in zip(volumes, made, strict=True)
     ]
     manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": kept}
@@ -69,20 +85,22 @@ def to_pod(template: Object, *, name: str, namespace: str, secrets: Secrets, cla
 _CLAIM: Object = {"persistentVolumeClaim": {}}
 
 
-def _volume(volume: Object, pod: str) -> Volume:
-    """Podman knows a volume by its name alone, so the pod's goes before it."""
-    own = f"{volume['name']}-{pod}"
-    if "persistentVolumeClaim" in volume:
-        return Volume(own, None)
-    if "emptyDir" not in volume:
-        kind = next(key for key in volume if key != "name")
-        raise RehearsalError(f"volume {volume['name']!r} of pod {pod!r} is a {kind}, which the rehearsal cannot make")
-    if volume["emptyDir"].get("medium") != "Memory":
-        return Volume(own, None)
-    return Volume(own, to_bytes(volume["emptyDir"]["sizeLimit"]))
+def _volume(volume: Object, pod: str, folder: Path, config_maps: Named) -> Volume:
+    name = f"{volume['name']}-{pod}"  # a claim's, as a StatefulSet names it
+    match volume:
+        case {"persistentVolumeClaim": _}:
+            return Volume(name, folder / name, is_claim=True)
+        case {"configMap": {"name": of}} if of in config_maps:
+            return Volume(name, folder / name, files=config_maps[of])
+        case {"emptyDir": {"medium": "Memory", "sizeLimit": size}}:
+            return Volume(name, folder / name, memory_bytes=to_bytes(size))
+        case {"emptyDir": _}:
+            return Volume(name, folder / name)
+    kind = next(key for key in volume if key != "name")
+    raise RehearsalError(f"volume {volume['name']!r} of pod {pod!r} is a {kind}, which the rehearsal cannot make")
 
 
-def _container(container: Object, metadata: Object, secrets: Secrets) -> Object:
+def _container(container: Object, metadata: Object, secrets: Named) -> Object:
     kept = {key: value for key, value in container.items() if key in _CONTAINER_FIELDS and key != "envFrom"}
     variables = environment(container, metadata, secrets)
     kept["env"] = [{"name": name, "value": value} for name, value in variables.items()]
@@ -93,7 +111,7 @@ def _container(container: Object, metadata: Object, secrets: Secrets) -> Object:
     return kept
 
 
-def environment(container: Object, metadata: Object, secrets: Secrets) -> dict[str, str]:
+def environment(container: Object, metadata: Object, secrets: Named) -> dict[str, str]:
     """What the container finds: envFrom first, then env in order, of which a later one may name an earlier."""
     found: dict[str, str] = {}
     for source in container.get("envFrom", []):
@@ -108,7 +126,7 @@ def environment(container: Object, metadata: Object, secrets: Secrets) -> dict[s
     return found
 
 
-def _look_up(source: Object, metadata: Object, secrets: Secrets) -> str:
+def _look_up(source: Object, metadata: Object, secrets: Named) -> str:
     if "secretKeyRef" in source:
         reference = source["secretKeyRef"]
         secret = _secret(secrets, reference["name"])
@@ -123,7 +141,7 @@ def _look_up(source: Object, metadata: Object, secrets: Secrets) -> str:
     raise RehearsalError(f"the rehearsal cannot look up {source}")
 
 
-def _secret(secrets: Secrets, name: str) -> Mapping[str, str]:
+def _secret(secrets: Named, name: str) -> Mapping[str, str]:
     if name not in secrets:
         raise RehearsalError(f"there is no secret {name!r}; the rehearsal makes {', '.join(sorted(secrets))}")
     return secrets[name]

@@ -1,6 +1,8 @@
 """Pods on a network of their own, found by the names of their services, asked by their own probes."""
 
+import contextlib
 import json
+import shutil
 import subprocess
 import time
 import urllib.error
@@ -11,7 +13,7 @@ from typing import Any
 
 import yaml
 from podman import RehearsalError, podman, run
-from pods import PROBES, Object, Pod, Secrets, to_pod
+from pods import PROBES, Named, Object, Pod, to_pod
 
 NETWORK = "unfreeze-rehearsal"
 NAMESPACE = "unfreeze"
@@ -22,12 +24,12 @@ _ASK_S = 1.0
 class Stage:
     """What is up. Without a way out: the network has no route to the world, as under a policy that denies it."""
 
-    def __init__(self, objects: list[Object], secrets: Secrets, folder: Path) -> None:
+    def __init__(self, objects: list[Object], secrets: Named, folder: Path) -> None:
         self.objects, self.secrets = objects, secrets
         self.left_out: set[str] = set()
         self._folder = folder
-        self._volumes: set[str] = set()
-        self._pods: set[str] = set()
+        self._config_maps = {o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"}
+        self._pods: dict[str, Pod] = {}
 
     def __enter__(self) -> "Stage":
         if run("network", "exists", NETWORK).returncode == 0:
@@ -39,10 +41,8 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in sorted(self._pods):
-            run("pod", "rm", "--force", "--time", "0", name)
-        for name in sorted(self._volumes):
-            run("volume", "rm", "--force", name)
+        for name in list(self._pods):
+            self.remove(name)
         run("network", "rm", "--force", NETWORK)
 
     def one(self, kind: str, name: str | None = None) -> Object:
@@ -58,14 +58,22 @@ class Stage:
         Raises:
             RehearsalError: podman cannot start it, or an init container fails; with what it said.
         """
-        pod = to_pod(template, name=name, namespace=NAMESPACE, secrets=self.secrets, claims=claims)
+        pod = to_pod(
+            template,
+            name=name,
+            namespace=NAMESPACE,
+            secrets=self.secrets,
+            folder=self._folder,
+            config_maps=self._config_maps,
+            claims=claims,
+        )
         self.left_out |= pod.left_out
-        self._make_volumes(pod)
+        self._pods[name] = pod
+        make_volumes(pod)
         names = [*aliases, *service_names(self.objects, pod.manifest["metadata"]["labels"])]
         path = self._folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(pod.manifest))
         path.chmod(0o600)  # secrets, filled in
-        self._pods.add(name)
         network = ",".join([f"alias={alias}" for alias in names])
         try:
             podman("kube", "play", "--network", f"{NETWORK}:{network}", str(path))
@@ -79,26 +87,47 @@ class Stage:
         self.play(template, f"{name}-0", claims=workload["spec"].get("volumeClaimTemplates", ()))
         self.wait_ready(template, f"{name}-0")
 
-    def _make_volumes(self, pod: Pod) -> None:
-        for volume in pod.volumes:
-            if run("volume", "exists", volume.name).returncode == 0:
-                continue  # a claim outlives its pod
-            options = []
-            if volume.memory_bytes is not None:
-                options = ["--opt", "type=tmpfs", "--opt", "device=tmpfs"]
-                options += ["--opt", f"o=size={volume.memory_bytes},mode=1777"]
-            podman("volume", "create", *options, volume.name)
-            self._volumes.add(volume.name)
+    def run_job(self, cron_job: str, timeout_s: float = _START_S) -> str:
+        """One run of a CronJob, as `kubectl create job --from=…` starts it, to its end; what it said.
+
+        Raises:
+            RehearsalError: it fails, or takes too long.
+        """
+        template = self.one("CronJob", cron_job)["spec"]["jobTemplate"]["spec"]["template"]
+        return self.run_to_end(template, f"{cron_job}-1", timeout_s)
+
+    def run_to_end(self, template: Object, name: str, timeout_s: float = _START_S) -> str:
+        """Play a pod of one container, besides init containers, that ends by itself; what it said. Raises likewise."""
+        self.play(template, name)
+        (container,) = self.containers(name)
+        done = run("wait", container, timeout=timeout_s)
+        said = self.logs(name)
+        self.remove(name)
+        if done.stdout.strip() != "0":
+            raise RehearsalError(f"pod {name} ended with code {done.stdout.strip()}\n{said}")
+        return said
 
     def remove(self, name: str, *, grace_s: int = 0) -> None:
         """End a pod; 0 s: as a node that dies takes it along."""
-        podman("pod", "rm", "--force", "--time", str(grace_s), name)
-        self._pods.discard(name)
+        run("pod", "rm", "--force", "--time", str(grace_s), name)
+        for volume in self._pods.pop(name).volumes:
+            if volume.memory_bytes is not None:
+                subprocess.run(["umount", str(volume.path)], check=True)
+            if not volume.is_claim:
+                shutil.rmtree(volume.path)
 
-    def forget(self, claim: str) -> None:
-        """Destroy a volume and what is on it."""
-        podman("volume", "rm", claim)
-        self._volumes.discard(claim)
+    def destroy(self, claim: str) -> None:
+        """A claim's volume and what is on it."""
+        shutil.rmtree(self._folder / claim)
+
+    @contextlib.contextmanager
+    def cut_off(self, name: str) -> Iterator[None]:
+        """Nothing reaches the pod meanwhile, nor does its name resolve; what it holds in memory stays."""
+        infra = json.loads(podman("pod", "inspect", name))["InfraContainerID"]
+        aliases = json.loads(podman("inspect", infra))[0]["NetworkSettings"]["Networks"][NETWORK]["Aliases"]
+        podman("network", "disconnect", NETWORK, infra)
+        yield
+        podman("network", "connect", *(f"--alias={alias}" for alias in aliases), NETWORK, infra)
 
     def address(self, name: str) -> str:
         """The pod's, which this machine reaches too."""
@@ -150,6 +179,18 @@ class Stage:
         ports = {port["name"]: port["containerPort"] for port in container.get("ports", []) if "name" in port}
         port = ports.get(http["port"], http["port"])
         return answers(f"http://{self.address(name)}:{port}{http['path']}", headers=_headers(http))
+
+
+def make_volumes(pod: Pod) -> None:
+    """Empty ones, but for a claim that is there and a config map's files; writable for all, as an emptyDir is."""
+    for volume in pod.volumes:
+        volume.path.mkdir(exist_ok=volume.is_claim)
+        volume.path.chmod(0o777)
+        if volume.memory_bytes is not None:
+            options = f"size={volume.memory_bytes},mode=1777"
+            subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(volume.path)], check=True)
+        for file, text in (volume.files or {}).items():
+            (volume.path / file).write_text(text)
 
 
 def _headers(http: Object) -> dict[str, str]:

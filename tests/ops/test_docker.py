@@ -84,7 +84,8 @@ def test_the_package_is_built_by_the_locked_backend_which_stays_behind() -> None
     assert "--no-build-isolation" in build
     assert "--no-deps /dist/*.whl" in build
     assert [rest for word, rest in FOUND["Dockerfile"] if word == "COPY" and "--from=" in rest] == [
-        "--from=build /opt/venv /opt/venv"
+        "--from=build /opt/venv /opt/venv",
+        "--from=package /opt/package /opt/venv",
     ]
 
 

@@ -1,6 +1,7 @@
 """What the rehearsal makes of Dockerfiles, templates and a RayCluster before podman sees any of it."""
 
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,7 @@ def folder() -> Iterator[None]:
     sys.path.insert(0, str(FOLDER))
     yield
     sys.path.remove(str(FOLDER))
-    for name in ("podman", "pods"):
+    for name in ("podman", "pods", "kuberay", "images", "stage"):
         sys.modules.pop(name, None)
 
 
@@ -137,7 +138,7 @@ def test_what_cannot_be_looked_up_is_named(pods: ModuleType, source: Any, what: 
         pods.environment({"env": [{"name": "A", "valueFrom": source}]}, META, SECRETS)
 
 
-def test_a_template_becomes_a_pod(pods: ModuleType) -> None:
+def test_a_template_becomes_a_pod(pods: ModuleType, tmp_path: Path) -> None:
     context = {"runAsUser": 999}
     template = {
         "metadata": {"labels": {"app": "db"}},
@@ -146,7 +147,8 @@ def test_a_template_becomes_a_pod(pods: ModuleType) -> None:
             "securityContext": context,
             "volumes": [
                 {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
-                {"name": "tmp", "emptyDir": {}},
+                {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+                {"name": "scripts", "configMap": {"name": "s"}},
             ],
             "initContainers": [
                 {"name": "init", "image": "i", "command": ["up", "$(URI)"], "env": [{"name": "URI", "value": "u"}]}
@@ -155,27 +157,28 @@ def test_a_template_becomes_a_pod(pods: ModuleType) -> None:
         },
     }
     claims = [{"metadata": {"name": "data"}}]
-    pod = pods.to_pod(template, name="db-0", namespace="unfreeze", secrets={}, claims=claims)
+    given = {"config_maps": {"s": {"a.py": "pass"}}, "folder": tmp_path}
+    pod = pods.to_pod(template, name="db-0", namespace="unfreeze", secrets={}, claims=claims, **given)
     spec = pod.manifest["spec"]
     assert pod.manifest["metadata"] == {"name": "db-0", "namespace": "unfreeze", "labels": {"app": "db"}}
-    assert (spec["hostname"], spec["securityContext"]) == ("db-0", context)
+    assert (spec["hostname"], spec["securityContext"], spec["restartPolicy"]) == ("db-0", context, "Never")
     assert spec["initContainers"][0]["command"] == ["up", "u"]
     assert spec["containers"] == [
         {"name": "main", "image": "i", "args": ["--a=$(B)"], "env": [], "imagePullPolicy": "Never"}
     ]
     assert pod.left_out == {"serviceAccountName", "lifecycle"}
-    assert [(v.name, v.memory_bytes) for v in pod.volumes] == [
-        ("shm-db-0", 2**30),
-        ("tmp-db-0", None),
-        ("data-db-0", None),
-    ]
-    assert spec["volumes"][2] == {"name": "data", "persistentVolumeClaim": {"claimName": "data-db-0"}}
+    shm, tmp, scripts, data = pod.volumes
+    assert (shm.name, shm.memory_bytes) == ("shm-db-0", 2**30)
+    assert (tmp.path, tmp.is_claim) == (tmp_path / "tmp-db-0", False)
+    assert scripts.files == {"a.py": "pass"}
+    assert (data.path, data.is_claim) == (tmp_path / "data-db-0", True)
+    assert spec["volumes"][3] == {"name": "data", "hostPath": {"path": str(data.path), "type": "Directory"}}
 
 
-def test_a_volume_that_cannot_be_made_is_named(pods: ModuleType) -> None:
+def test_a_volume_that_cannot_be_made_is_named(pods: ModuleType, tmp_path: Path) -> None:
     template = {"spec": {"containers": [], "volumes": [{"name": "v", "nfs": {}}]}}
     with pytest.raises(pods.RehearsalError, match="'v' of pod 'p' is a nfs"):
-        pods.to_pod(template, name="p", namespace="n", secrets={})
+        pods.to_pod(template, name="p", namespace="n", secrets={}, folder=tmp_path)
 
 
 @pytest.mark.parametrize(("text", "bytes_"), [("3Gi", 3 * 2**30), ("256Mi", 2**28), ("1G", 10**9), ("512", 512)])
@@ -234,3 +237,27 @@ def test_the_submitter_submits_the_entrypoint_once(kuberay: ModuleType) -> None:
     assert "--submission-id j1 -- python a.py b=c ; fi ; ray job logs" in text
     assert "if ! ray job status --address http://unfreeze-head-svc:8265 j1" in text
     assert [v["name"] for v in container["env"]][-2:] == ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN"]
+
+
+@pytest.fixture(scope="module")
+def deployment() -> ModuleType:
+    return load_script("rehearse/deployment")
+
+
+def test_options_of_the_entrypoint_are_set_once(deployment: ModuleType) -> None:
+    words = deployment.with_options("python a.py experiment=demo search.concurrency=1", {"search.concurrency": "2"})
+    assert words == ["python", "a.py", "experiment=demo", "search.concurrency=2"]
+
+
+def test_the_local_run_has_every_option_but_the_cluster_s(deployment: ModuleType) -> None:
+    given = "python a.py experiment=demo cluster=gpu cluster.gpus_per_worker=0 storage=s3://b tracking.uri=u search.x=1"
+    assert deployment.local_options(given.split()) == ["experiment=demo", "search.x=1"]
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_secrets_are_those_that_the_runbook_creates(deployment: ModuleType) -> None:
+    text = (FOLDER.parents[1] / "k8s/README.md").read_text()
+    found = deployment.documented_secrets(text, {"AWS_ACCESS_KEY_ID": "a"})
+    assert found["unfreeze-s3"] == {"AWS_ACCESS_KEY_ID": "a"}
+    postgres = found["unfreeze-postgres"]
+    assert postgres["uri"] == f"postgresql+psycopg2://mlflow:{postgres['password']}@postgres:5432/mlflow"
