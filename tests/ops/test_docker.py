@@ -1,6 +1,7 @@
 """What the Dockerfiles and their locks say, since no test machine can be relied on to build them."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,12 @@ def test_the_package_is_built_by_the_locked_backend_which_stays_behind() -> None
         "--from=build /opt/venv /opt/venv",
         "--from=package /opt/package /opt/venv",
     ]
+
+
+def test_the_image_of_sweeps_has_all_that_the_package_asks_for() -> None:
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[\w.-]+", line)[0].lower() for line in asked}  # type: ignore[index]
+    assert not names - {name for name, _ in pins(DOCKER / "sweep.lock")}
 
 
 @pytest.mark.parametrize("lock", IMAGES.values())
