@@ -27,9 +27,8 @@ def main(config: "Config") -> None:
         return
     from unfreeze.sweep.preflight import check_sweep
 
-    say(f"sweep {config.sweep.name}: checking what is asked for …")
-    check_sweep(config)  # before Ray, which takes seconds to import
-
+    check_sweep(config)
+    say(f"sweep {config.sweep.name}: loading Ray …")  # which takes seconds
     from unfreeze.report.page import terminal_report
     from unfreeze.storage.ledger import Ledger
     from unfreeze.sweep.run import run_sweep

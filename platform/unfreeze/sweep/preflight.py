@@ -13,6 +13,7 @@ from pathlib import Path
 
 from unfreeze.config import Config, ModelConfig
 from unfreeze.errors import ConfigError, StorageError
+from unfreeze.report.streams import say
 from unfreeze.storage.base import check_writable, open_storage
 from unfreeze.storage.ledger import Ledger
 
@@ -71,7 +72,8 @@ def _problems(config: Config, selections: list[str], *, writes: bool) -> Iterato
         from unfreeze.data.sets.places import place_problems
 
         yield from place_problems(config.data)
-    if config.model != ModelConfig():  # the embedded model fits; torch and timm take seconds to import
+    if config.model != ModelConfig():  # the embedded model fits
+        say(f"checking the model {config.model.name} …")  # torch and timm take seconds to import
         from unfreeze.models.check import model_problems
 
         yield from model_problems(config.model, selections, cache_dir=Path(config.data.cache_dir))

@@ -18,6 +18,7 @@ from unfreeze.sweep.resources import GOES_ON
 
 _LOOK_S = 2.0
 _SILENT_S = 30.0  # of Ray's head, which may be restarting; after 60 s Ray ends the process itself
+_LEAVE_S = 10.0  # twice what a connection may take
 _UNWIND_S = 20.0  # of the main thread, which may hang in a call to what is gone
 
 
@@ -66,9 +67,7 @@ def watch_cluster() -> Iterator[ClusterWatch]:
         yield watch
     finally:
         done.set()
-        thread.join(
-            2 * _LOOK_S
-        )  # Ray must not be left in the middle of a look; one at a stopped head is not waited for
+        thread.join(_LEAVE_S)  # Ray must not be left in the middle of a look; one at a stopped head is not waited for
 
 
 def answers(address: str) -> bool:
