@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.tune.execution import class_cache
 
 from unfreeze.config import ClusterConfig, Config
 from unfreeze.errors import ClusterError, ModelError
@@ -285,3 +286,18 @@ def test_an_error_of_ours_is_unwrapped_and_another_is_not() -> None:
         with pytest.raises(seen) as caught, plain_errors():
             raise ray.exceptions.RayTaskError("finalize", "where it was", cause).as_instanceof_cause()
         assert (caught.value is cause) == isinstance(cause, ModelError)
+
+
+def test_tune_hands_no_credentials_to_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be in a log of Ray's and on a command line, see tests/integration/test_secrets.py."""
+    monkeypatch.setattr(os, "environ", {**os.environ, "AWS_SECRET_ACCESS_KEY": "canary"})
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", {"AWS_SECRET_ACCESS_KEY", "RAY_CHDIR_TO_TRIAL_DIR"})
+    resources._set_variables(ClusterConfig())
+    assert {"RAY_CHDIR_TO_TRIAL_DIR"} == class_cache.ENV_VARS_TO_PROPAGATE
+
+
+@pytest.mark.parametrize("options", [{}, {"num_slots": 2}, {"min_slots": 2, "max_slots": 8}])
+def test_gpus_are_settled_whatever_is_said_of_slots(options: dict[str, Any], cluster: Cluster) -> None:
+    cluster({"CPU": 4.0, "GPU": 4.0})
+    settled = settle_gpus(Config(cluster=ClusterConfig(**options)))
+    assert settled.cluster == ClusterConfig(**options, gpus_per_worker=1.0)

@@ -20,7 +20,6 @@ from unfreeze.storage.ledger import Ledger
 logger = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 30.0
-_MOST_SLOTS = 1000  # threads of the keeper, which are made when they are needed
 _NO_WORKERS = "WorkerGroupStartupTimeoutError"  # of Ray Train: no node in ``cluster.start_timeout_s``
 
 
@@ -59,7 +58,9 @@ class SlotPool(tune.Callback):
         ray.get(self._board.expect.remote(self._slot_ids))
         # What Train reads of the environment, it reads where `fit` is called.
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
-        self._keeper = beside_driver(Keeper, environment, max_concurrency=_MOST_SLOTS)
+        most = self._config.cluster.max_slots
+        most = max(len(self._slot_ids), self._config.search.concurrency if most == "auto" else most)
+        self._keeper = beside_driver(Keeper, environment, max_concurrency=most)  # a thread for each slot
         for slot_id in self._slot_ids:
             self._start(slot_id)
         return self
@@ -115,9 +116,13 @@ class SlotPool(tune.Callback):
 
     def _look_at_nodes(self) -> None:
         """Take the jobs of nodes that are gone; where nodes have come, start slots."""
-        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        try:
+            alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+            room = self._room()
+        except ray.exceptions.RayError:  # the head restarts, perhaps; whether it is gone for good is watched elsewhere
+            return
         ray.get(self._board.lose_all_but.remote(alive))
-        missing = self._room() - self._num_useless - len(self._slot_ids)
+        missing = room - self._num_useless - len(self._slot_ids)
         if missing <= 0 or self._new_since is not None:
             return
         logger.info("room for %d more slots", missing)
@@ -186,7 +191,8 @@ class Keeper:
                     ),
                 ).fit()
         except Exception as error:  # whatever was raised where, the slot is gone and its job must go elsewhere
-            return f"{type(error).__name__}: {error}"
+            cause = getattr(error, "controller_failure", error)  # of Train's ControllerError, which names no type
+            return f"{type(cause).__name__}: {cause}"
         return "it went home"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.tune import TuneError
+from ray.tune.execution import class_cache
 from ray.util.client import ray as client
 from ray.util.placement_group import placement_group, remove_placement_group
 
@@ -26,6 +27,7 @@ GOES_ON = "nothing that finished is lost and no trial is blamed: run the same co
 
 # What asked for no GPU sees none: since 2.60 Ray leaves all of them in sight.
 _HIDING = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _LOOK_S = 1.0
 
@@ -82,6 +84,8 @@ def _set_variables(config: ClusterConfig) -> None:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     # …so nobody misses the result files it then cannot find.
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
+    # Tune hands these to its trials, by way of a log of Ray's and a command line that `ps` shows; ours read no bucket.
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_CREDENTIALS)
     # How long a slot may wait for its workers, which an autoscaler may have to boot first.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(config.start_timeout_s))
 
@@ -209,7 +213,7 @@ def settle_gpus(config: Config) -> Config:
     """The same with a number for ``cluster.gpus_per_worker=auto``, by what the joined cluster has; says which."""
     if config.cluster.gpus_per_worker != "auto":
         return config
-    alone = replace(config.cluster, num_slots=1, gpus_per_worker=0.0)
+    alone = replace(config.cluster, gpus_per_worker=0.0)
     if not _fitting(alone):  # who looks before the first worker has come sees no GPU
         _await_room(alone, 1)
     num_gpus = _resources()["GPU"]
