@@ -7,7 +7,7 @@ from scripts import load_script
 
 pytestmark = pytest.mark.ray
 
-BRIEF = ["finetune.epochs=6", "search.num_trials=2", "search.confirm_top=0"]
+BRIEF = ["finetune.epochs=6", "search.num_trials=2"]
 
 
 @pytest.mark.slow
