@@ -9,12 +9,8 @@ from unfreeze.config import Config, DataConfig, FinetuneConfig, RivalScore, Sear
 _DEFAULT = Config()
 _READ_BY_A_GRID = ("space", "selections", "learning_rates", "seeds", "select_on", "concurrency", "prior", "mirror")
 _LIMITS = ("max_trainable_share", "max_flops_share", "max_memory_gib", "objective")
-_DROPOUT = (
-    "pos_drop_rate",
-    "patch_drop_rate",
-    "proj_drop_rate",
-    "attn_drop_rate",
-)  # of timm's, in embedding and blocks
+# Of timm's, in embedding and blocks.
+_DROPOUT = ("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate")
 Contradiction = tuple[tuple[str, ...], str]  # the sections it involves, and what to mend
 
 

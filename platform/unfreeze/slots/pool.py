@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from unfreeze.config import Config
 from unfreeze.records import DataFacts
 from unfreeze.slots.board import HEARTBEAT_S
+from unfreeze.slots.callback import DriverCallback
 from unfreeze.storage.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _CLOSE_TIMEOUT_S = 30.0
 _NO_WORKERS = "WorkerGroupStartupTimeoutError"  # of Ray Train: no node in ``cluster.start_timeout_s``
 
 
-class SlotPool(tune.Callback):
+class SlotPool(DriverCallback):
     """``num_slots`` worker groups around one board, and more when there is ``room``; a context manager, and a callback
     by which Tune lets it look after them.
 
@@ -50,9 +50,6 @@ class SlotPool(tune.Callback):
         self._runs: dict[Any, str] = {}  # the future of a Train run → its slot
         self._next_look = 0.0
         self._new_since: float | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (tune.Callback, ())  # Tune pickles its callbacks for a restore we never do
 
     def __enter__(self) -> "SlotPool":
         ray.get(self._board.expect.remote(self._slot_ids))

@@ -6,12 +6,12 @@ from collections import Counter as Tally
 from typing import Any
 
 import ray
-from ray import tune
 from ray.util.metrics import Counter, Gauge
 
 from unfreeze.errors import StorageError
 from unfreeze.records import TrialState, trial_spec_from_dict
 from unfreeze.search.searcher import PlannedSearch
+from unfreeze.slots.callback import DriverCallback
 from unfreeze.storage.ledger import Ledger
 from unfreeze.tracking.mirror import MlflowMirror
 
@@ -33,7 +33,7 @@ GAUGES = {
 COUNTERS = {"unfreeze_images": ("Training images that trials reported; again from 0 where a driver takes one up", ())}
 
 
-class SweepMetrics(tune.Callback):
+class SweepMetrics(DriverCallback):
     """Looks every few seconds while Tune runs. Whatever it cannot learn it leaves as it was: no sweep ends over it."""
 
     def __init__(self, search: PlannedSearch, ledger: Ledger, board: Any, mirror: MlflowMirror) -> None:
@@ -42,9 +42,6 @@ class SweepMetrics(tune.Callback):
         self._counters = {name: Counter(name, text, ("sweep", *tags)) for name, (text, tags) in COUNTERS.items()}
         self._images: Tally[str] = Tally()  # by trial
         self._next_look = 0.0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (tune.Callback, ())  # Tune pickles its callbacks for a restore we never do
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         fresh = result["images_seen"] - self._images[trial.trial_id]

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray import tune
 from rich.console import Console
 from rich.live import Live
 
@@ -18,6 +17,7 @@ from unfreeze.records import TrialSpec, TrialState, trial_spec_from_dict
 from unfreeze.report.progress import Running, Standing, panel, summary
 from unfreeze.report.streams import in_notebook, progress_bar, say
 from unfreeze.search.searcher import PlannedSearch
+from unfreeze.slots.callback import DriverCallback
 
 _QUIET_S = 10.0  # a line at most this often
 _LONG_S = 30.0  # and at least this often
@@ -26,7 +26,7 @@ _PACE_S = 60.0  # over which images a second are counted
 _MANY = 50  # ends of trials that the time left is reckoned from
 
 
-class Progress(tune.Callback):
+class Progress(DriverCallback):
     """Trials done, training and stopped, the best so far, images a second, time left.
 
     To be entered around the trials. ``images``: that a trial trains on, by which its bar grows.
@@ -46,10 +46,6 @@ class Progress(tune.Callback):
         self._last_line = time.monotonic()
         self._bar = progress_bar(total=search.max_trials, what="trials") if in_notebook() else None
         self._live: Live | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Tune pickles its callbacks for a restore we never do; this one holds threads and a search.
-        return (tune.Callback, ())
 
     def __enter__(self) -> "Progress":
         console = Console(stderr=True)

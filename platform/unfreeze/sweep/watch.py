@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray import tune
 
 from unfreeze.errors import InfrastructureError
 from unfreeze.report.streams import in_notebook, say
+from unfreeze.slots.callback import DriverCallback
 from unfreeze.sweep.resources import GOES_ON
 
 _LOOK_S = 2.0
@@ -22,13 +22,10 @@ _LEAVE_S = 10.0  # twice what a connection may take
 _UNWIND_S = 20.0  # of the main thread, which may hang in a call to what is gone
 
 
-class ClusterWatch(tune.Callback):
+class ClusterWatch(DriverCallback):
     """``lost``: what of the cluster is gone for good, None while nothing is. Ends Tune's run with it."""
 
     lost: str | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (tune.Callback, ())  # Tune pickles its callbacks for a restore we never do
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         self.check()
