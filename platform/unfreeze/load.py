@@ -76,7 +76,13 @@ def _options_of(kinds: tuple[Any, ...], section: Any, prefix: str = "") -> Itera
 
 def _validate(plain: dict[Any, Any]) -> Config:
     # Through JSON, because strict mode takes a list for a tuple and an int for a float from JSON alone.
-    return TypeAdapter(Config).validate_json(json.dumps(plain))
+    return _adapter().validate_json(json.dumps(plain))
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Config]:
+    """Built once: that takes as long as a hundred validations."""
+    return TypeAdapter(Config)
 
 
 def _describe(item: Any) -> str:

@@ -13,6 +13,7 @@ COLORS = {"ln1": "#56B4E9", "mha": "#D55E00", "ln2": "#2E86D1", "fc1": "#009E73"
 OTHER = "#8A8F98"
 _KIND_COLORS = {**COLORS, "all": "#E69F00", "none": "#9A7FD1"}
 INK = "currentColor"  # text and axes follow the page's light or dark theme
+ACCURACY = "validation accuracy"  # an axis's title
 
 _SHAPES = {"ln1": "circle", "mha": "square", "ln2": "diamond", "fc1": "triangle-up", "fc2": "triangle-down"}
 _SHAPES |= {"several": "cross", "all": "triangle-right", "none": "triangle-left"}
