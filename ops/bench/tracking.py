@@ -76,6 +76,7 @@ def make_trial(index: int) -> TrialRecord:
             val_accuracy=accuracy * step / NUM_REPORTS,
             seconds=2.0 * step,
             timestamp_ms=now - 2000 * (NUM_REPORTS - step),
+            usage={"cpu_utilization_percentage": 97.0, "system_memory_usage_percentage": 40.0},
         )
         for step in range(1, NUM_REPORTS + 1)
     )

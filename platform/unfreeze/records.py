@@ -47,6 +47,7 @@ class TrialReport:
     val_accuracy: float  # share of validation images, 0 to 1
     seconds: float  # of training and validation since the trial began, restarts left out
     timestamp_ms: int  # wall clock, Unix time
+    usage: dict[str, float] = field(default_factory=dict, compare=False)  # of the machine, by MLflow's names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

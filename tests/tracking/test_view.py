@@ -51,6 +51,8 @@ class TestTree:
         assert [(m.step, m.timestamp, m.value) for m in history] == [
             (report.images_seen, report.timestamp_ms, report.val_accuracy) for report in trial.reports
         ]
+        busy = client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")  # MLflow's own name
+        assert [(m.step, m.value) for m in busy] == [(1000, 81.0), (2000, 82.0), (3000, 83.0)]
         assert run.data.metrics["best_val_accuracy"] == trial.best_val_accuracy
         assert run.data.metrics["trainable_parameters"] == trial.trainable_parameters
         assert run.data.params["selection"] == "mha+fc1"

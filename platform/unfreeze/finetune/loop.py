@@ -18,6 +18,7 @@ from unfreeze.finetune.parallel import ALONE, Worker, sum_over_workers
 from unfreeze.finetune.prefix import PrefixCache
 from unfreeze.finetune.schedule import report_steps
 from unfreeze.finetune.training import Training
+from unfreeze.finetune.usage import Meter
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.records import TrialReport, TrialSpec
 
@@ -74,7 +75,7 @@ def finetune(
     reports, first_step = (resume.reports, resume.step) if resume is not None else ((), 0)
     best = max((report.val_accuracy for report in reports), default=-math.inf)
     seconds_before = reports[-1].seconds if reports else 0.0
-    started = time.perf_counter()
+    started, meter = time.perf_counter(), Meter()
     validate_after = report_steps(training.num_steps, config.num_reports)
     loss_sum, loss_count = torch.zeros((), device=warm.device), 0
     with contextlib.closing(training.batches(first_step)) as batches:
@@ -100,6 +101,7 @@ def finetune(
                 val_accuracy=validation.accuracy,
                 seconds=seconds_before + time.perf_counter() - started,
                 timestamp_ms=time.time_ns() // 1_000_000,
+                usage=meter.read(),
             )
             reports = (*reports, report)
             is_best, best = report.val_accuracy > best, max(best, report.val_accuracy)

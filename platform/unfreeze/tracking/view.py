@@ -276,6 +276,7 @@ def _trial_metrics(record: TrialRecord, start_ms: int) -> list[MetricRow]:
         stamp, step = report.timestamp_ms, report.images_seen
         for name in ("train_loss", "val_loss", "val_accuracy", "seconds"):
             metrics.append((name, getattr(report, name), stamp, step))
+        metrics += [(f"system/{name}", value, stamp, step) for name, value in report.usage.items()]
     metrics.append(("trainable_parameters", record.trainable_parameters, stamp, step))
     if record.best_val_accuracy is not None:
         metrics.append(("best_val_accuracy", record.best_val_accuracy, stamp, step))
