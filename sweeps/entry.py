@@ -34,6 +34,7 @@ def launch(action: Callable[["Config"], None], *, experiment: str | None = None)
     from unfreeze.report.streams import sound_streams
 
     with sound_streams():
+        _check_folder()
         _launch(action, experiment)
 
 
@@ -42,7 +43,19 @@ def run(main: Callable[[list[str]], None]) -> None:
     from unfreeze.report.streams import sound_streams
 
     with sound_streams(), _exit_codes():
+        _check_folder()
         main(sys.argv[1:])
+
+
+def _check_folder() -> None:
+    """Exit code 2 in a folder that has been removed meanwhile: no path is absolute there, and nothing can be kept."""
+    from unfreeze.report.streams import say
+
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        say("error: the current folder has been removed; cd to one that is there")
+        sys.exit(2)
 
 
 def _launch(action: Callable[["Config"], None], experiment: str | None) -> None:

@@ -23,8 +23,9 @@ from arguments import for_hydra
 from configuring import SWEEPS, composed, problems_of
 from finished_sweep import make_evidence, make_plasticity
 from processes import Processes
+from ray._private import services
 
-from unfreeze.config import Config
+from unfreeze.config import ClusterConfig, Config
 from unfreeze.errors import ClusterError, ConfigError, StorageError
 from unfreeze.library import Plasticity
 from unfreeze.load import load_config, text_options
@@ -34,6 +35,7 @@ from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.address import check_address
 from unfreeze.sweep.machine import check_train, count_cpus, find_token, provide_token, ray_folder
 from unfreeze.sweep.package import PACKAGE, on_path, travelling
+from unfreeze.sweep.resources import ray_cluster
 
 ROOT = SWEEPS.parent
 FULL = "standard output cannot be written: No space left on device"
@@ -192,6 +194,12 @@ def test_however_python_is_started(start: list[str], variables: dict[str, str]) 
     assert "storage = ./runs" in result.stdout
 
 
+def test_a_folder_that_has_been_removed(tmp_path: Path) -> None:
+    result = shell("mkdir gone && cd gone && rmdir ../gone && $REPORT", tmp_path)
+    said = "error: the current folder has been removed; cd to one that is there\n"
+    assert (result.returncode, result.stdout, result.stderr.splitlines(keepends=True)[-1]) == (2, "", said)
+
+
 def test_a_checkout_in_an_odd_folder(tmp_path: Path) -> None:
     odd = copy_checkout(tmp_path / "ü [a] b=c,d # %20 'e'")
     result = run([sys.executable, "sweeps/report.py", "sweep.name=none"], odd)
@@ -320,6 +328,18 @@ def test_an_address_where_no_cluster_is(address: str, monkeypatch: pytest.Monkey
     assert str(caught.value).count("\n") == 0
 
 
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [(set(), "no Ray runs on this machine"), ({"127.0.0.1:1"}, "no Ray cluster answers at '.*:1'")],
+)
+def test_a_ray_of_this_machine_that_is_gone(found: set[str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"RAY_ADDRESS": "auto"})
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: found)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
+    with pytest.raises(ClusterError, match=words), ray_cluster(ClusterConfig()):
+        pass
+
+
 def test_ray_client_is_refused_in_the_configuration() -> None:
     (problem,) = problems_of({"cluster": {"address": "ray://head:10001"}})
     assert "ray:// is Ray Client" in problem
@@ -382,6 +402,8 @@ VARIABLES = {"MLFLOW_TRACKING_URI": "http://m:5000", "MLFLOW_EXPERIMENT_NAME": "
         ({}, {"MLFLOW_TRACKING_URI": "sqlite:///m.db"}, "sqlite:///{here}/m.db", "unfreeze"),
         ({"uri": None}, {"MLFLOW_TRACKING_URI": "http://m:5000"}, None, "unfreeze"),
         ({"uri": "http://o", "experiment": "o"}, VARIABLES, "http://o", "o"),
+        ({}, {"MLFLOW_TRACKING_URI": "databricks"}, "databricks", "unfreeze"),
+        ({}, {"MLFLOW_TRACKING_URI": "arn:aws:sagemaker:r:1:mlflow/x"}, "arn:aws:sagemaker:r:1:mlflow/x", "unfreeze"),
     ],
 )
 def test_tracking_follows_mlflow_s_variables(
@@ -401,8 +423,9 @@ def test_tracking_follows_mlflow_s_variables(
     assert (tracking.uri, tracking.experiment) == (uri and uri.format(here=tmp_path), experiment)
 
 
-def test_a_closed_store_in_a_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///mlruns")
+@pytest.mark.parametrize("uri", ["file:///mlruns", "mlruns", " ", "sqlite://", "sqlite:///:memory:"])
+def test_a_store_that_keeps_nothing_is_named_with_its_variable(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(ConfigError, match=r"^MLFLOW_TRACKING_URI: .* tracking\.uri=… comes before it"):
         load_config({})
 
@@ -437,6 +460,17 @@ def test_long_work_has_a_bar_in_a_notebook_and_none_elsewhere(
     said = capsys.readouterr()
     assert "letters: 100%" in said.out  # standard output keeps its place among what the cell prints
     assert said.err == ""
+    taken = watch(iter("abc"), total=3, what="letters")
+    assert next(taken) == "a"
+    taken.close()
+    assert "letters: 100%" in capsys.readouterr().out  # settled before the last: no bar that looks as after a failure
+    say("a line that is no error")
+    assert capsys.readouterr() == ("a line that is no error\n", "")
+
+
+def test_a_notebook_draws_a_plot_without_pyplot() -> None:
+    figure = Plasticity(make_plasticity()).plot()
+    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_wheel_has_the_command_and_its_configuration(tmp_path: Path) -> None:
@@ -484,23 +518,22 @@ def test_the_workers_run_this_checkout_and_not_the_installed_one(tmp_path: Path,
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_sweep_from_python_in_an_event_loop_on_a_ray_that_runs(tmp_path: Path, processes: Processes) -> None:
-    (tmp_path / "notebook.py").write_text("""
-import asyncio, ray, unfreeze
+def test_the_notebook_in_an_event_loop_on_a_ray_that_runs(tmp_path: Path, processes: Processes) -> None:
+    cells = json.loads((ROOT / "ops/demo/notebook.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    (tmp_path / "notebook.py").write_text(f"""
+import asyncio, ray
 
-async def cell():
+async def run_cells():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    options = {
-        "sweep": {"name": "here"}, "tracking": {"uri": None}, "cluster": {"num_slots": 1},
-        "plasticity": {"modes": ["reference"], "num_pairs": 32},
-        "data": {"max_train_images": 50, "max_val_images": 50}, "finetune": {"epochs": 1, "num_reports": 1},
-        "search": {"num_trials": 1, "confirm_top": 0},
-    }
-    print("unfreeze", unfreeze.sweep(options).selection, ray.is_initialized())
+    page = {{}}
+    for cell in {code!r}:
+        exec(cell, page)
+    print("recommended", page["recommended"].selection, ray.is_initialized())
 
-asyncio.run(cell())
+asyncio.run(run_cells())
 """)
     result = processes.run([sys.executable, "notebook.py"], cwd=tmp_path, quiet_s=120, env=without_ray())
     assert result.returncode == 0, result.stderr
-    final = Ledger(str(tmp_path / "runs"), "here").read_json("final.json")
-    assert result.stdout.splitlines()[-1] == f"unfreeze {final['selection']} True"
+    final = Ledger(str(tmp_path / "runs"), "notebook").read_json("final.json")
+    assert result.stdout.splitlines()[-1] == f"recommended {final['selection']} True"

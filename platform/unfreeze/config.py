@@ -453,8 +453,14 @@ class TrackingConfig:
     def __post_init__(self) -> None:
         if self.uri in (None, "auto"):
             return
-        if self.uri.startswith("file:") or "://" not in self.uri:
+        # The two that are no URL: Databricks sets the first by itself, SageMaker's plugin takes the other.
+        is_server = self.uri == "databricks" or self.uri.startswith("arn:")
+        if not is_server and (self.uri.startswith("file:") or "://" not in self.uri):
             raise ValueError(f"MLflow has closed its file store: use sqlite:///… or http://…, but got uri={self.uri!r}")
+        if self.uri.rstrip("/") == "sqlite:" or self.uri.endswith(":memory:"):
+            raise ValueError(
+                f"a database in memory is gone with the sweep: use sqlite:///FILE, but got uri={self.uri!r}"
+            )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,5 +1,6 @@
 """Plasticity over depth as a figure of matplotlib's, which notebooks show and `Figure.savefig` writes."""
 
+import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -12,9 +13,18 @@ from unfreeze.report.vega import COLORS
 _WIDTH, _HEIGHT = 8.0, 4.5  # inches of a panel
 
 
+class _Shown(Figure):
+    """A notebook draws a Figure by itself only once pyplot is imported there, else it shows a line of text."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
+
+
 def plot_by_block(table: PlasticityTable, modes: Sequence[str]) -> Figure:
     """A line per component with the band of its mean's interval; modes side by side on scales of their own."""
-    figure = Figure(figsize=(len(modes) * _WIDTH, _HEIGHT), layout="constrained")
+    figure = _Shown(figsize=(len(modes) * _WIDTH, _HEIGHT), layout="constrained")
     panels = [figure.add_subplot(1, len(modes), position) for position in range(1, len(modes) + 1)]
     for axes, mode in zip(panels, modes, strict=True):
         _draw_by_block(axes, table, mode)

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from unfreeze.errors import StorageError
 
@@ -62,10 +62,14 @@ def sound_streams() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """A line of progress to standard error, or nowhere: the work does not hang on its log."""
-    if sys.stderr is not None:
+    """A line of progress to standard error, or nowhere: the work does not hang on its log.
+
+    In a notebook to standard output, since the other is shown there as an error is.
+    """
+    stream = sys.stdout if in_notebook() else sys.stderr
+    if stream is not None:
         with contextlib.suppress(OSError, ValueError):  # ValueError: closed
-            print(line, file=sys.stderr, flush=True)
+            print(line, file=stream, flush=True)
 
 
 @contextlib.contextmanager
@@ -122,16 +126,36 @@ def in_notebook() -> bool:
 
 def watch(items: Iterable[T], *, total: int, what: str) -> Iterable[T]:
     """Hand the items through; in a notebook a bar says how far it is."""
-    return progress_bar(items, total=total, what=what) if in_notebook() else items
+    return _watched(items, progress_bar(total=total, what=what)) if in_notebook() else items
 
 
-def progress_bar(items: Iterable[T] = (), *, total: int, what: str) -> "tqdm[T]":
+def _watched(items: Iterable[T], bar: "tqdm[T]") -> Iterator[T]:
+    try:
+        for item in items:
+            bar.update()
+            yield item
+    except GeneratorExit:  # whoever takes them has enough
+        complete(bar)
+        raise
+    finally:
+        bar.close()
+
+
+def progress_bar(*, total: int, what: str) -> "tqdm[Any]":
     """A widget where the notebook has them, else a line of text, on standard output to keep its place in the page."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that ipywidgets is not there
         from tqdm.auto import tqdm
 
-        return tqdm(items, total=total, desc=what, file=sys.stdout)
+        return tqdm(total=total, desc=what, file=sys.stdout)
+
+
+def complete(bar: "tqdm[Any]") -> None:
+    """All there was to do is done, and less than was announced: left as it is, the bar would turn red."""
+    count = bar.n
+    bar.reset(total=count)
+    bar.update(count)
+    bar.close()
 
 
 def _abandon(stream: TextIO) -> None:

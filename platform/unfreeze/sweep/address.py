@@ -14,14 +14,12 @@ _METHOD = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 
 
 def check_address(address: str) -> None:
-    """Ask the head's GCS at ``host:port``. ``auto`` is left to Ray, which looks on this machine alone.
+    """Ask the head's GCS at ``host:port``.
 
     Raises:
         ClusterError: another kind of address, nothing answers within 8 s, or the token is not the cluster's.
     """
     token = find_token()
-    if address == "auto":
-        return
     if not re.fullmatch(r"[^/\s]+:\d+", address):
         raise ClusterError(
             f"a cluster is joined at host:port of its head's GCS (6379), but got {address!r} in cluster.address or "

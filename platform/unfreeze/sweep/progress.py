@@ -15,7 +15,7 @@ from rich.live import Live
 
 from unfreeze.records import TrialSpec, TrialState, trial_spec_from_dict
 from unfreeze.report.progress import Running, Standing, panel, summary
-from unfreeze.report.streams import in_notebook, progress_bar, say
+from unfreeze.report.streams import complete, in_notebook, progress_bar, say
 from unfreeze.search.searcher import PlannedSearch
 from unfreeze.slots.callback import DriverCallback
 
@@ -60,6 +60,10 @@ class Progress(DriverCallback):
         live, self._live = self._live, None
         if live is not None:
             live.stop()
+        if self._bar is not None and kind is None:
+            complete(self._bar)
+        elif self._bar is not None:
+            self._bar.close()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         before = self._results.get(trial.trial_id, {"images_seen": 0})

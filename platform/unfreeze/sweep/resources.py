@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+from ray._private import services
 from ray.tune import TuneError
 from ray.tune.execution import class_cache
 from ray.util.client import ray as client
@@ -110,6 +111,8 @@ def _start() -> None:
 
 def _join(address: str) -> None:
     """The package travels with the job: workers need the dependencies, not an installed `unfreeze`."""
+    if address == "auto":
+        address = _found_here()
     check_address(address)
     try:
         with stage(f"joining Ray at {address}"):
@@ -118,6 +121,17 @@ def _join(address: str) -> None:
         raise ClusterError(
             f"no Ray cluster answers at {address!r}: {_first_line(error)}; check cluster.address, RAY_ADDRESS and the "
             f"token (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH), or leave cluster.address out to start Ray here"
+        ) from error
+
+
+def _found_here() -> str:
+    """What "auto" is to Ray: the address of one on this machine, of which it would not ask whether it still answers."""
+    try:
+        return services.canonicalize_bootstrap_address("auto")  # there is no public call
+    except ConnectionError as error:
+        raise ClusterError(
+            "cluster.address or RAY_ADDRESS is auto, but no Ray runs on this machine: give host:port of a head, or "
+            "leave both out to start Ray here"
         ) from error
 
 

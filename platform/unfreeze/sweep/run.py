@@ -190,6 +190,8 @@ def run_trials(
                 name=config.sweep.name,
                 storage_path=folder,
                 verbose=0,
+                # Silent at that. Left out, in a notebook Tune's own for these clears the cell, our bar with it.
+                progress_reporter=tune.CLIReporter(),
                 callbacks=[progress, watch, pool, SweepMetrics(search, ledger, board, mirror)],
             ),
         )
