@@ -23,8 +23,7 @@ from unfreeze.data.pixels.decode import Squares, decode_files, decode_sequence, 
 from unfreeze.data.pixels.files import list_files, split_off_images
 from unfreeze.data.pixels.part import Part
 from unfreeze.data.pixels.reading import check_bad_files
-from unfreeze.data.sets.raw import cache_dir
-from unfreeze.data.sets.stage import local_tree
+from unfreeze.data.sets.stage import cache_dir, local_tree
 from unfreeze.errors import ConfigError, DataError, ModelError
 from unfreeze.load import load_config
 from unfreeze.models.build import weights_digest

@@ -78,6 +78,25 @@ def test_a_wrong_model_does_not_hide_wrong_weights_and_places(tree: Path) -> Non
     assert said[3].startswith(f"{tree}/train/a/1.png is neither a safetensors file")
 
 
+def test_a_name_that_timm_cannot_know_is_said_before_torch_is_loaded(tree: Path) -> None:
+    """torch and timm alone take longer than a person waits for the answer to a slip of the fingers."""
+    code = (
+        "import sys\nfrom unfreeze.errors import ConfigError\nfrom unfreeze.load import load_config\n"
+        "from unfreeze.sweep.preflight import check_sweep\n"
+        f"model = dict(name='deit_tny', weights='{tree}/train/a/1.png')\n"
+        f"data = dict(name='folder', path='{tree}', val='{tree}/nowhere', source_path='{tree}/source')\n"
+        f"try:\n  check_sweep(load_config(dict(storage='{tree}/runs', model=model, data=data)))\n"
+        "except ConfigError as error: print(error)\n"
+        "print(*sys.modules.keys() & {'ray', 'torch', 'timm', 'torchvision', 'scipy', 'mlflow'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    heading, name, weights, loaded = done.stdout.splitlines()
+    assert heading == f"3 problems, nothing was started: data.val: there is no folder {tree}/nowhere"
+    assert name.startswith("  timm knows no model 'deit_tny'; did you mean deit_tiny_patch16_224, ")
+    assert weights.startswith(f"  {tree}/train/a/1.png is neither a safetensors file")
+    assert loaded == ""
+
+
 def test_a_sweep_that_goes_on_is_not_asked_again(tree: Path, tmp_path: Path) -> None:
     config = configured(tree)
     Ledger(config.storage, config.sweep.name).claim(config)

@@ -1,6 +1,5 @@
 """Building the base model: any supported timm Vision Transformer, its weights, and what the driver must know of it."""
 
-import difflib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from unfreeze.config import Config, ModelConfig
 from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.errors import ModelError
 from unfreeze.models import tiny
+from unfreeze.models.names import say_unknown
 from unfreeze.models.weights import fitting_weights
 from unfreeze.records import ModelFacts
 from unfreeze.seeding import derive_seed
@@ -175,9 +175,7 @@ def _check_finite(module: nn.Module) -> None:
 def _explain_create(config: ModelConfig, error: Exception) -> str:
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     if ":" not in config.name and not timm.is_model(config.name):
-        family = timm.list_models(f"{config.name.split('_')[0]}_*") or timm.list_models()
-        near = difflib.get_close_matches(config.name, family, n=5, cutoff=0.4)
-        return f"timm knows no model {config.name!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
+        return say_unknown(config.name)
     asked = f"model.name={config.name!r} with {config.kwargs} and weights={config.weights!r}"
     return f"timm could not create {asked}: {reason}"
 

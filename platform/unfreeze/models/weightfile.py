@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from unfreeze.errors import ModelError
+from unfreeze.models.filekind import file_kind
 
 logger = logging.getLogger(__name__)
 
 # Where training code keeps the weights within a checkpoint; averages before what they are of, teacher before student.
 _CONTAINERS = ("state_dict_ema", "model_ema", "ema", "teacher", "state_dict", "model", "module", "student")
-_WEB_PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
 @functools.cache
@@ -41,7 +41,7 @@ def read_weights(path: Path, fetch: Callable[[str], Path]) -> dict[str, Any]:
     Raises:
         ModelError: begins with what the file holds.
     """
-    if _kind(path) == "index":
+    if file_kind(path) == "index":
         shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
         found: dict[str, Any] = {}
         for shard in shards:
@@ -51,7 +51,7 @@ def read_weights(path: Path, fetch: Callable[[str], Path]) -> dict[str, Any]:
 
 
 def _read_one(path: Path) -> dict[str, Any]:
-    kind = _kind(path)
+    kind = file_kind(path)
     if kind == "index":
         raise ModelError(f"{path} is an index of shards that is itself named as a shard")
     if kind == "numpy":
@@ -64,44 +64,6 @@ def _read_one(path: Path) -> dict[str, Any]:
             f"{path} is a safetensors file that is cut short or damaged ({error}); fetch it anew"
         ) from error
     return _unwrap(path, loaded)
-
-
-def _kind(path: Path) -> Literal["safetensors", "index", "checkpoint", "numpy"]:
-    """By the first bytes. Raises `ModelError` for all else that ends up in the place of weights."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(1024)
-    text = start.lstrip().lower()
-    if not start:
-        raise ModelError(f"{path} is an empty file; fetch the weights anew")
-    if start.startswith(b"version https://git-lfs"):
-        raise ModelError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` where it was cloned")
-    if text.startswith(_WEB_PAGE):
-        raise ModelError(f"{path} is a web page, not weights: a login or a viewer was saved; download the file itself")
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100 << 20:  # safetensors' own limit of its header
-        if 8 + int.from_bytes(start[:8], "little") > size:
-            raise ModelError(f"{path} is a safetensors file of {size} bytes that ends within its header; fetch it anew")
-        return "safetensors"
-    if text.startswith((b"{", b"[")):
-        return _json_kind(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if any(name.endswith(".npy") for name in names):
-            return "numpy"
-        if any("/code/" in name for name in names):
-            raise ModelError(f"{path} is a TorchScript program; save the state_dict() of its model instead")
-        if any(name.endswith("/data.pkl") for name in names):
-            return "checkpoint"
-        raise ModelError(f"{path} is a ZIP archive of {', '.join(names[:3])} …; unpack it and give the weights in it")
-    if start.startswith(b"\x80"):  # a pickle, as torch.save wrote it before version 1.6
-        return "checkpoint"
-    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or start[257:262] == b"ustar":
-        raise ModelError(f"{path} is a compressed archive; unpack it and give the weights in it")
-    raise ModelError(
-        f"{path} is neither a safetensors file nor a PyTorch checkpoint: it begins with {start[:16]!r}; was it cut "
-        f"short?"
-    )
 
 
 def _load_numpy(path: Path) -> dict[str, Any]:
@@ -121,17 +83,6 @@ def _load_numpy(path: Path) -> dict[str, Any]:
         else torch.from_numpy(array)
         for name, array in arrays.items()
     }
-
-
-def _json_kind(path: Path) -> Literal["index"]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelError(f"{path} is text that looks like JSON, not weights: {error}") from error
-    if isinstance(content, dict) and isinstance(content.get("weight_map"), dict):
-        return "index"
-    keys = f" with {', '.join(list(content)[:5])}" if isinstance(content, dict) else ""
-    raise ModelError(f"{path} is a JSON file{keys}, not weights; give the .safetensors or .bin that lies beside it")
 
 
 def _load_checkpoint(path: Path) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze.errors import ModelError
+from unfreeze.models.filekind import local_file
 from unfreeze.models.layouts import to_timm
 from unfreeze.models.weightfile import read_weights
 
@@ -70,8 +71,8 @@ def open_weights(location: str, cache_dir: Path) -> tuple[Path, dict[str, Tensor
     Raises:
         ModelError: it is no file of weights, or its tensors hold no values.
     """
-    path = _local_file(location, cache_dir)
-    tensors = read_weights(path, lambda name: _local_file(f"{location.rpartition('/')[0]}/{name}", cache_dir))
+    path = local_file(location, cache_dir)
+    tensors = read_weights(path, lambda name: local_file(f"{location.rpartition('/')[0]}/{name}", cache_dir))
     _check_values(path, tensors)
     return path, tensors
 
@@ -146,19 +147,3 @@ def _positions(state: Mapping[str, Tensor], module: nn.Module) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _local_file(location: str, cache_dir: Path) -> Path:
-    if not location.startswith("s3://"):
-        path = Path(location).expanduser()
-        if path.is_dir():
-            files = ", ".join(sorted(file.name for file in path.iterdir() if file.is_file())[:8]) or "no file"
-            raise ModelError(
-                f"model.weights={location!r} is a folder with {files}; give the file, or the index of shards"
-            )
-        if not path.is_file():
-            raise ModelError(f"no such weights file: model.weights={location!r}; null takes timm's own, 'random' none")
-        return path
-    from unfreeze.data.sets.stage import stage_file
-
-    return stage_file(location, cache_dir=cache_dir)

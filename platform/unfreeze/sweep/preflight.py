@@ -1,7 +1,8 @@
 """What can be known to be wrong before anything starts, said at once: model, weights, places of images, storage,
 compiler.
 
-Imports no Ray, and torch where a model is named alone: an answer to a mistake takes no longer than it must.
+Imports no Ray, and torch only where timm knows the model that is named: an answer to a mistake takes no longer than it
+must.
 """
 
 import os
@@ -12,7 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unfreeze.config import Config, ModelConfig
-from unfreeze.errors import ConfigError, StorageError
+from unfreeze.errors import ConfigError, ModelError, StorageError
+from unfreeze.models.filekind import file_kind, local_file
+from unfreeze.models.names import unknown_name
 from unfreeze.report.streams import say
 from unfreeze.storage.base import check_writable, open_storage
 from unfreeze.storage.ledger import Ledger
@@ -73,10 +76,23 @@ def _problems(config: Config, selections: list[str], *, writes: bool) -> Iterato
 
         yield from place_problems(config.data)
     if config.model != ModelConfig():  # the embedded model fits
-        say(f"checking the model {config.model.name} …")  # torch and timm take seconds to import
-        from unfreeze.models.check import model_problems
+        yield from _model_problems(config, selections)
 
-        yield from model_problems(config.model, selections, cache_dir=Path(config.data.cache_dir))
+
+def _model_problems(config: Config, selections: list[str]) -> Iterator[str]:
+    model, cache_dir = config.model, Path(config.data.cache_dir)
+    if (unknown := unknown_name(model.name)) is not None:
+        yield unknown
+        if model.weights not in (None, "random") and "://" not in model.weights:
+            try:
+                file_kind(local_file(model.weights, cache_dir))
+            except ModelError as error:
+                yield str(error)
+        return
+    say(f"checking the model {model.name} …")  # torch and timm take seconds to import
+    from unfreeze.models.check import model_problems
+
+    yield from model_problems(model, selections, cache_dir=cache_dir)
 
 
 def _compiler_problem(*, on_cpu: bool) -> Iterator[str]:

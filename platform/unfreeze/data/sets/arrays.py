@@ -9,8 +9,9 @@ from unfreeze.config import DataConfig
 from unfreeze.data.pixels.decode import ImageArray, decode_sequence, make_array
 from unfreeze.data.pixels.files import fingerprint
 from unfreeze.data.sets.embedded import load_digits_images
-from unfreeze.data.sets.raw import RawSet, check_labels, downstream_squares, read_array, tree_of
+from unfreeze.data.sets.raw import RawSet, check_labels, downstream_squares, read_array
 from unfreeze.data.sets.splits import paper_split
+from unfreeze.data.sets.stage import tree_of
 from unfreeze.errors import DataError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

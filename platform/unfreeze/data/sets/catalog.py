@@ -15,8 +15,9 @@ from unfreeze.data.pixels.part import Images, Part
 from unfreeze.data.sets.arrays import load_cifar_c, load_digits
 from unfreeze.data.sets.embedded import render_glyphs
 from unfreeze.data.sets.layout import PARTS
-from unfreeze.data.sets.raw import RawSet, decoded_key, downstream_squares, keep, read_files, tree_of
+from unfreeze.data.sets.raw import RawSet, decoded_key, downstream_squares, keep, read_files
 from unfreeze.data.sets.splits import stratified_split, stratified_subset
+from unfreeze.data.sets.stage import tree_of
 from unfreeze.data.sets.trees import load_domainnet, load_folder
 from unfreeze.data.sets.vision import load_vision
 from unfreeze.errors import DataError

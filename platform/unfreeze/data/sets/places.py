@@ -5,7 +5,7 @@ from pathlib import Path
 
 from unfreeze.config import DataConfig
 from unfreeze.data.pixels.files import list_files, split_off_images
-from unfreeze.data.sets.trees import read_tree
+from unfreeze.data.sets.folders import read_tree
 from unfreeze.errors import DataError
 
 _PLACES = ("path", "train", "val", "test")

@@ -17,7 +17,7 @@ from unfreeze.data.pixels.keys import digest_of, specification
 from unfreeze.data.pixels.part import Images
 from unfreeze.data.pixels.reading import check_bad_files, read_headers
 from unfreeze.data.pixels.stream import open_files, survey_files
-from unfreeze.data.sets.stage import local_tree
+from unfreeze.data.sets.stage import cache_bytes, cache_dir
 from unfreeze.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -35,20 +35,6 @@ class RawSet:
     load_test: Callable[[], Images] | None
     notes: tuple[str, ...] = ()  # what people should know of its files
     places: Mapping[str, str] = field(default_factory=dict)  # part → its folder, where that had to be found
-
-
-def cache_dir(config: DataConfig) -> Path:
-    return Path(config.cache_dir).expanduser()
-
-
-def tree_of(config: DataConfig, location: str) -> Path:
-    """`local_tree` on this node."""
-    return local_tree(location, cache_dir=cache_dir(config), max_bytes=cache_bytes(config))
-
-
-def cache_bytes(config: DataConfig) -> float:
-    """What ``decoded/`` and ``staged/`` may hold, each."""
-    return config.cache_gib * 2**30
 
 
 def downstream_squares(config: DataConfig, image_size: int) -> Squares:

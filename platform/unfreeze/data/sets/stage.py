@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from unfreeze.config import DataConfig
 from unfreeze.data.pixels.cache import hold, make_room, release
 from unfreeze.data.pixels.keys import digest_of
 from unfreeze.errors import DataError
@@ -30,6 +31,20 @@ _ATTEMPTS = 2
 _PLAIN_MD5 = re.compile(r'"[0-9a-f]{32}"')  # of an object uploaded in parts, it ends in their number
 
 _Entry = tuple[str, str, int]  # key, ETag, size in bytes
+
+
+def cache_dir(config: DataConfig) -> Path:
+    return Path(config.cache_dir).expanduser()
+
+
+def tree_of(config: DataConfig, location: str) -> Path:
+    """`local_tree` on this node."""
+    return local_tree(location, cache_dir=cache_dir(config), max_bytes=cache_bytes(config))
+
+
+def cache_bytes(config: DataConfig) -> float:
+    """What ``decoded/`` and ``staged/`` may hold, each."""
+    return config.cache_gib * 2**30
 
 
 def local_tree(location: str, *, cache_dir: Path, max_bytes: float = float("inf")) -> Path:

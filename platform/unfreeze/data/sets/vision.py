@@ -18,8 +18,8 @@ from unfreeze.data.sets.raw import (
     downstream_squares,
     read_array,
     read_files,
-    tree_of,
 )
+from unfreeze.data.sets.stage import tree_of
 from unfreeze.errors import DataError
 
 _Part = Mapping[str, Any]
