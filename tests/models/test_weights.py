@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -99,6 +100,9 @@ def test_a_common_prefix_is_stripped_and_said(tmp_path: Path, prefix: str, caplo
         lambda w: {"student": prefixed({n: v + 1 for n, v in w.items()}, "module.backbone."), "teacher": w},
         lambda w: prefixed(w, "teacher.") | prefixed({n: v + 1 for n, v in w.items()}, "student."),
         lambda w: {"model": {n: v + 1 for n, v in w.items()}, "model_ema": w},
+        lambda w: {"epoch": 3, "optimizer": {"state": {0: w}, "param_groups": []}, "model_state_dict": w},
+        lambda w: {"run": {"net": {"params": w}}},
+        lambda w: w | {"decoder_embed.weight": w["norm.weight"], "decoder_blocks.0.norm1.weight": w["norm.weight"]},
     ],
 )
 def test_wrapped_weights_are_found(tmp_path: Path, wrap: Any) -> None:
@@ -118,6 +122,20 @@ def test_names_of_transformers_are_known(tmp_path: Path, prefix: str) -> None:
     file = prefixed(as_transformers_has_it(tensors), prefix) | {"classifier.weight": torch.zeros(2, 32)}
     file.pop("classifier.weight") if not prefix else None
     assert_loaded(build(tmp_path, saved(tmp_path, file, "model.safetensors")), tensors)
+
+
+def test_torchvisions_names_are_known(tmp_path: Path) -> None:
+    """Its own model says the same of an image as ours with its weights."""
+    torch.manual_seed(4)
+    theirs = torchvision.models.VisionTransformer(32, 8, 2, 2, 32, 128, num_classes=5).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_(std=0.3)
+    base = build(tmp_path, saved(tmp_path, theirs.state_dict()))
+    base.module.load_state_dict({f"head.{n}": v for n, v in theirs.heads.head.state_dict().items()}, strict=False)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(base.module(images), theirs(images), atol=1e-4)
 
 
 def test_shards_are_put_together(tmp_path: Path) -> None:
@@ -167,6 +185,11 @@ def archive_of(folder: Path, name: str, content: bytes = b"") -> bytes:
         ("npz", "holds 1 tensor, a; these do not fit VisionTransformer: missing cls_token"),
         ("zip", "a ZIP archive of weights.bin"),
         ("cut", "cut short or damaged"),
+        (b"PK\x03\x04" + b"0" * 600, "a PyTorch checkpoint or another ZIP archive that is cut short"),
+        (b"GGUF\x03\x00\x00\x00" + b"0" * 600, "a file of GGUF, which is quantized"),
+        (b"\x89HDF\r\n\x1a\n" + b"0" * 600, "a file of HDF5, as Keras has it"),
+        (b'{"weight_map": {}}', "an index that names no shard"),
+        (b'{"weight_map": {"a": "one.bin"}}', "an index of 1 shards, of which one.bin fails: no such weights file"),
         ("pickle", "objects"),
         ("none", r"w\.pth holds no tensors: there is epoch"),
         ("list", r"w\.pth holds a list"),
@@ -198,6 +221,12 @@ def test_what_is_no_weights_is_recognised(tmp_path: Path, content: bytes | str, 
         (lambda w: {n: v.to(torch.int8) if n == "norm.weight" else v for n, v in w.items()}, "integers.*norm.weight"),
         (lambda w: {**w, "dist_token": w["cls_token"]}, "a distilled ViT of 2 blocks.*choose a _distilled_ model.name"),
         (lambda w: {**w, "pos_embed": w["pos_embed"][:, 1:]}, r"pos_embed is \(1, 16, 32\), the model's \(1, 17, 32\)"),
+        (lambda w: {**w, "norm.weight": w["norm.weight"] + 0j}, "complex numbers.*1 of 32, norm.weight"),
+        (lambda w: {"teacher_net": w, "student_net": w}, "several dictionaries of tensors, teacher_net, student_net"),
+        (
+            lambda w: {f"layers.{i}.{n}": v for i in "01" for n, v in w.items()},
+            r"holds 64 tensors, such as layers\.0\.",
+        ),
         (lambda w: {"text.a": torch.zeros(1), "b": torch.zeros(1)}, r"holds 2 tensors, text\.a, b; these do not fit"),
     ],
 )

@@ -8,6 +8,13 @@ from typing import Literal
 from unfreeze.errors import ModelError
 
 _WEB_PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head")
+# Where in a file → what it is.
+_FOREIGN = {
+    (0, b"GGUF"): "GGUF, which is quantized; give the float weights",
+    (0, b"\x89HDF"): "HDF5, as Keras has it; save the weights as safetensors or by torch.save",
+    (4, b"TFL3"): "TensorFlow Lite; save the weights as safetensors or by torch.save",
+    (1, b"\xa6params"): "Flax's msgpack; give the model's PyTorch or safetensors file",
+}
 
 
 def local_file(location: str, cache_dir: Path) -> Path:
@@ -59,6 +66,11 @@ def file_kind(path: Path) -> Literal["safetensors", "index", "checkpoint", "nump
         return "checkpoint"
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or start[257:262] == b"ustar":
         raise ModelError(f"{path} is a compressed archive; unpack it and give the weights in it")
+    if start.startswith(b"PK"):
+        raise ModelError(f"{path} is a PyTorch checkpoint or another ZIP archive that is cut short; fetch it anew")
+    for (place, mark), what in _FOREIGN.items():
+        if start[place:].startswith(mark):
+            raise ModelError(f"{path} is a file of {what}")
     raise ModelError(
         f"{path} is neither a safetensors file nor a PyTorch checkpoint: it begins with {start[:16]!r}; was it cut "
         f"short?"

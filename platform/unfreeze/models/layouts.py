@@ -58,6 +58,20 @@ _DINOV3 = (
 )
 _PLAIN = ((r"\.mlp\.up_proj\.", ".mlp.fc1."), (r"\.mlp\.down_proj\.", ".mlp.fc2."))
 _GATED = ((r"\.mlp\.gate_proj\.", ".mlp.w1."), (r"\.mlp\.up_proj\.", ".mlp.w2."), (r"\.mlp\.down_proj\.", ".mlp.w3."))
+# torchvision's → timm's, as patterns.
+_TORCHVISION = (
+    (r"^class_token$", "cls_token"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^encoder\.ln\.", "norm."),
+    (r"^heads\.head\.", "head."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.self_attention\.in_proj_", ".attn.qkv."),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.(0|linear_1)\.", ".mlp.fc1."),
+    (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
+)
 # Of pretraining, or computed anew: not part of what classifies.
 _UNUSED = re.compile(r"(embeddings\.mask_token|pooler\.dense\.|lm_head\.|decoder\.|.*relative_position_index$)")
 # LayerScale's parameter, and the norm before the head or, of a model that averages its tokens, after the average.
@@ -74,6 +88,8 @@ def to_timm(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tenso
     """
     for anchor, translate in _LAYOUTS:
         prefixes = [name[: match.start(1)] for name in tensors if (match := re.search(rf"(?:^|[./])({anchor})$", name))]
+        if any(re.search(r"\d", prefix) for prefix in prefixes):  # stages, as Swin has them
+            continue
         if prefixes:
             own = _without_prefix(tensors, _choose(prefixes))
             return _own_synonyms(translate(own, module), module, _LAYER_SCALES)
@@ -184,9 +200,28 @@ def _from_dinov3(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
     return found
 
 
+def _from_torchvision(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    found = {}
+    for name, value in tensors.items():
+        for pattern, own in _TORCHVISION:
+            name = re.sub(pattern, own, name)
+        found[name] = value
+    note("names of torchvision's models are read as timm's")
+    return found
+
+
+def _from_timm(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Or Meta's own files, which have the same names; a masked autoencoder's decoder is left out."""
+    unused = [name for name in tensors if name.startswith("decoder_")]
+    if unused:
+        note(f"left out {_some(unused)}, of the decoder that the model was pretrained with")
+    return {name: value for name, value in tensors.items() if name not in unused}
+
+
 # A tensor that each has, as a pattern → how its names become timm's, or those that timm knows.
 _LAYOUTS: tuple[tuple[str, Callable[[Mapping[str, Tensor], nn.Module], dict[str, Tensor]]], ...] = (
-    (r"blocks\.0\.norm1\.weight", lambda tensors, _: dict(tensors)),
+    (r"blocks\.0\.norm1\.weight", _from_timm),
+    (r"encoder\.layers\.encoder_layer_0\.ln_1\.weight", _from_torchvision),
     (r"encoder\.layer\.0\.attention\.output\.dense\.weight", _from_transformers),
     (r"layer\.0\.attention\.o_proj\.weight", _from_dinov3),
     (re.escape(ANCHOR), _from_jax),

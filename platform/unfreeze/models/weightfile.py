@@ -42,10 +42,17 @@ def read_weights(path: Path, fetch: Callable[[str], Path]) -> dict[str, Any]:
         ModelError: begins with what the file holds.
     """
     if file_kind(path) == "index":
-        shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        shards = sorted(set(map(str, json.loads(path.read_text())["weight_map"].values())))
+        if not shards:
+            raise ModelError(f"{path} is an index that names no shard; fetch it anew")
         found: dict[str, Any] = {}
         for shard in shards:
-            found |= _read_one(fetch(shard))
+            try:
+                found |= _read_one(fetch(shard))
+            except ModelError as error:
+                raise ModelError(
+                    f"{path} is an index of {len(shards)} shards, of which {shard} fails: {error}"
+                ) from error
         return found
     return _read_one(path)
 
@@ -114,12 +121,22 @@ def _unwrap(path: Path, loaded: Any) -> dict[str, Any]:
     while isinstance(loaded, Mapping):
         tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
         wrapped = [key for key in _CONTAINERS if isinstance(loaded.get(key), Mapping) and loaded[key]]
-        if not wrapped:
-            if not tensors:
-                keys = ", ".join(map(str, list(loaded)[:8])) or "nothing"
-                raise ModelError(f"{path} holds no tensors: there is {keys}")
+        if not wrapped and tensors:
             return tensors
+        if not wrapped:
+            wrapped = [key for key, value in loaded.items() if _holds_tensors(value)]
+            if len(wrapped) != 1:
+                keys = ", ".join(map(str, (wrapped or list(loaded))[:8])) or "nothing"
+                several = f"several dictionaries of tensors, {keys}; keep one in a file of its own"
+                raise ModelError(f"{path} holds " + (several if wrapped else f"no tensors: there is {keys}"))
         if len(wrapped) > 1:
             note(f"of {', '.join(wrapped)} in the file, {wrapped[0]} is read")
         loaded = loaded[wrapped[0]]
     raise ModelError(f"{path} holds a {type(loaded).__name__}, no state_dict(); save the weights alone")
+
+
+def _holds_tensors(value: Any) -> bool:
+    """At any depth, an optimizer's state left out."""
+    if not isinstance(value, Mapping) or "param_groups" in value:
+        return False
+    return any(isinstance(each, torch.Tensor) or _holds_tensors(each) for each in value.values())

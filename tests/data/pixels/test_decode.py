@@ -106,6 +106,21 @@ def test_floats_and_thirty_two_bits_decode(tmp_path: Path) -> None:
         assert np.abs(pixels[..., 0].astype(int) - np.asarray(photo().convert("L").crop((4, 0, 20, 16)))).max() <= 1
 
 
+@pytest.mark.parametrize(("most", "white"), [(1.0, 1.0), (1.004, 1.0), (254.6, 255.0), (65535.0, 65535.0)])
+def test_floats_are_scaled_by_what_they_hold(tmp_path: Path, most: float, white: float) -> None:
+    """Resampling adds a little to white, which must not make grey levels of 0 … 1 ones of 0 … 255: black all over."""
+    ramp = np.tile(np.linspace(0, most, 16, dtype=np.float32), (16, 1))
+    pixels = decode_one(tmp_path, encoded(Image.fromarray(ramp), "TIFF"))
+    assert np.abs(pixels[..., 0] - np.minimum(ramp / white * 255, 255)).max() <= 0.5
+
+
+@pytest.mark.parametrize("most", [1.5, 3.0, 12.0])
+def test_floats_of_no_usual_range_are_refused(tmp_path: Path, most: float) -> None:
+    ramp = np.tile(np.linspace(0, most, 16, dtype=np.float32), (16, 1))
+    with pytest.raises(DataError, match=rf"values up to {most:g}, which is neither 0 … 1 nor 0 … 255; rescale"):
+        decode_one(tmp_path, encoded(Image.fromarray(ramp), "TIFF"))
+
+
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 7), (7, 1), (3, 2)])
 def test_the_smallest_images_decode(tmp_path: Path, width: int, height: int) -> None:
     content = encoded(Image.new("RGB", (width, height), (10, 20, 30)), "PNG")

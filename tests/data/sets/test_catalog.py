@@ -171,6 +171,13 @@ def test_stray_and_hidden_files_do_not_matter(config: DataConfig) -> None:
     assert contents(load_train_val(config, image_size=8).train) == before
 
 
+@pytest.mark.parametrize("name", ["val", "train/bird"])
+def test_a_link_to_nowhere_is_no_part_or_class_that_is_left_out(config: DataConfig, name: str) -> None:
+    (plant(config, SEPARATE) / name).symlink_to("/nowhere")
+    with pytest.raises(DataError, match=rf"holds links to nowhere: {Path(name).name}; mend or remove them"):
+        load_train_val(config, image_size=8)
+
+
 def test_images_may_lie_deeper_than_their_class(config: DataConfig) -> None:
     plant(config, {"cat/indoors": 4, "cat/outdoors": 4, "dog": 8})
     dataset = load_train_val(config, image_size=8)

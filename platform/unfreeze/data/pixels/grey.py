@@ -13,6 +13,9 @@ from PIL import Image
 
 from unfreeze.errors import DataError
 
+_OVERSHOOT = 1.25  # what resampling may add to a float image of 0 … 1; beyond white it is cut off
+_LEVELS = 16  # so many at least must a set have that is taken to be of 0 … 255
+
 
 @dataclass(frozen=True, slots=True)
 class White:
@@ -46,7 +49,7 @@ def find_white(images: Iterable[tuple[str, Image.Image]]) -> White:
     """What is white in a set, of its deep grey images: the least of 255, 511, 1,023 … that holds all, 1 for floats.
 
     Raises:
-        DataError: names an image whose values are no grey levels.
+        DataError: names an image whose values are no grey levels, or floats that are neither of 0 … 1 nor of 0 … 255.
     """
     most: dict[bool, float] = {}
     for name, image in images:
@@ -59,9 +62,14 @@ def find_white(images: Iterable[tuple[str, Image.Image]]) -> White:
         is_real = image.mode == "F"
         most[is_real] = max(most.get(is_real, 0.0), high)
     integer, real = most.get(False), most.get(True)
+    if real is not None and _OVERSHOOT < real < _LEVELS:
+        raise DataError(
+            f"grey images of floats hold values up to {real:g}, which is neither 0 … 1 nor 0 … 255; rescale them to "
+            f"one of the two"
+        )
     return White(
         None if integer is None else _full_scale(integer),
-        None if real is None else 1.0 if real <= 1 else _full_scale(real),
+        None if real is None else 1.0 if real <= _OVERSHOOT else _full_scale(real),
     )
 
 

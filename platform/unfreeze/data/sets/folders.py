@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unfreeze.config import DataConfig
-from unfreeze.data.pixels.files import list_files, split_off_images
+from unfreeze.data.pixels.files import list_files, list_names, split_off_images
 from unfreeze.data.sets.layout import Folder, class_name, find_folders, labels_of
 from unfreeze.data.sets.stage import tree_of
 from unfreeze.errors import DataError
@@ -30,7 +30,7 @@ def read_tree(config: DataConfig) -> Tree:
     ``data.train``, ``data.val`` and ``data.test`` name the folder of a part, whatever it and those in it are called.
 
     Raises:
-        DataError: no such folder, folders that may be parts or classes, or fewer than two classes.
+        DataError: no such folder, links to nowhere, folders that may be parts or classes, or fewer than two classes.
     """
     strays: list[str] = []
 
@@ -52,5 +52,11 @@ def read_tree(config: DataConfig) -> Tree:
 
 
 def folder_names(root: Path) -> list[str]:
-    """The top folders, those without images too."""
+    """The top folders, those without images too.
+
+    Raises:
+        DataError: links to nowhere, which may have been a part or a class.
+    """
+    if lost := sorted(path.name for path in root.iterdir() if path.is_symlink() and not path.exists()):
+        raise DataError(f"{root} holds links to nowhere: {list_names(lost)}; mend or remove them")
     return [path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
