@@ -25,6 +25,7 @@ from finished_sweep import make_evidence, make_plasticity
 from processes import Processes
 from ray._private import services
 
+from unfreeze.command import COMMANDS
 from unfreeze.config import ClusterConfig, Config
 from unfreeze.errors import ClusterError, ConfigError, StorageError
 from unfreeze.library import Plasticity
@@ -50,12 +51,13 @@ def run(command: list[str], folder: Path, **variables: str) -> subprocess.Comple
 
 def shell(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """A line of bash: ``$REPORT`` shows the sweep below ``folder``, ``$SHOW`` a line of which a copy is kept, ``$ONLY``
-    one of which there is none.
+    one of which there is none, ``$UNFREEZE`` is the installed command.
     """
     code = "from unfreeze.report.streams import show, sound_streams\nwith sound_streams():\n    show('│ ü → é'"
     commands = {
         "$REPORT": [sys.executable, str(SWEEPS / "report.py"), "sweep.name=demo", f"storage={folder}/runs"],
         "$SHOW": [sys.executable, "-c", f"{code}, kept_at='report.html')"],
+        "$UNFREEZE": [sys.executable, "-c", "from unfreeze.command import main; main()"],
         "$ONLY": [sys.executable, str(SWEEPS / "report.py"), "--help"],
     }
     for name, command in commands.items():
@@ -84,6 +86,8 @@ def copy_checkout(folder: Path) -> Path:
         ("$ONLY | true; exit ${PIPESTATUS[0]}", 141, "", ""),
         ("$ONLY >/dev/full", 2, "", f"error: {FULL}; send it elsewhere\n"),
         ("$ONLY 2>&- >/dev/null", 0, "", ""),
+        ("$UNFREEZE | true; exit ${PIPESTATUS[0]}", 141, "", ""),
+        ("$UNFREEZE >/dev/full", 2, "", f"error: {FULL}; send it elsewhere\n"),
     ],
 )
 def test_what_is_printed(script: str, code: int, output: str, errors: str, tmp_path: Path) -> None:
@@ -488,8 +492,11 @@ def test_a_wheel_has_the_command_and_its_configuration(tmp_path: Path) -> None:
     assert "demo, paper" in shown.stdout
     wrong = run([*command, "sweeps"], tmp_path, **site)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.startswith("error: there is no command 'sweeps'\nusage: unfreeze {sweep,")
-    assert run(command, tmp_path, **site).returncode == 0
+    assert wrong.stderr.startswith("error: there is no command 'sweeps'; did you mean sweep?\nusage: unfreeze {sweep,")
+    listed = run(command, tmp_path, **site).stdout.splitlines()
+    assert [line.split()[0] for line in listed[2:]] == list(COMMANDS)
+    assert "  plasticity  The pre-pass alone: " in "\n".join(listed)
+    assert run([*command, "--version"], tmp_path, **site).stdout == "unfreeze 0.1.0\n"
 
 
 # --- with Ray ---------------------------------------------------------------------------------------------------------

@@ -1,8 +1,14 @@
 """`unfreeze sweep …`: the entry scripts as one command, for who has installed a wheel and no checkout."""
 
+import ast
+import difflib
+import importlib.metadata
 import runpy
 import sys
 from pathlib import Path
+
+from unfreeze.errors import StorageError
+from unfreeze.report.streams import say, show, sound_streams
 
 # Name → file below sweeps/.
 COMMANDS = {
@@ -20,14 +26,34 @@ def main() -> None:
     """Run the script of the first argument with the others. Exit code 2 for a name that there is not."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
-        asks = name in ("--help", "-h")
-        problem = "" if asks else f"error: there is no command {name!r}\n"
-        print(
-            f"{problem}usage: unfreeze {{{','.join(COMMANDS)}}} …, each with --help", file=None if asks else sys.stderr
-        )
-        sys.exit(0 if asks else 2)
+        with sound_streams():
+            try:
+                _answer(name)
+            except StorageError as error:  # standard output cannot be written
+                say(f"error: {error}")
+                sys.exit(2)
+        return
     del sys.argv[1]
     runpy.run_path(str(find_scripts() / f"{COMMANDS[name]}.py"), run_name="__main__")
+
+
+def _answer(name: str) -> None:
+    usage = f"usage: unfreeze {{{','.join(COMMANDS)}}} …, each with --help"
+    if name == "--version":
+        show(f"unfreeze {importlib.metadata.version('unfreeze')}")
+    elif name in ("--help", "-h"):
+        rows = [f"  {name:<12}{_summary(file)}" for name, file in COMMANDS.items()]
+        show("\n".join([usage, "", *rows]))
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        say(f"error: there is no command {name!r}{f'; did you mean {near[0]}?' if near else ''}\n{usage}")
+        sys.exit(2)
+
+
+def _summary(file: str) -> str:
+    """The first line of a script's docstring."""
+    text = (find_scripts() / f"{file}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
 def find_scripts() -> Path:
