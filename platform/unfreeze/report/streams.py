@@ -151,10 +151,10 @@ def progress_bar(*, total: int, what: str) -> "tqdm[Any]":
 
 
 def complete(bar: "tqdm[Any]") -> None:
-    """All there was to do is done, and less than was announced: left as it is, the bar would turn red."""
-    count = bar.n
-    bar.reset(total=count)
-    bar.update(count)
+    """All there was to do is done: a bar of which more was announced would turn red."""
+    if (count := bar.n) < bar.total:
+        bar.reset(total=count)
+        bar.update(count)
     bar.close()
 
 
