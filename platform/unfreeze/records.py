@@ -370,6 +370,15 @@ class FinalResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MlflowPlace:
+    """Where a sweep was last written to in MLflow."""
+
+    id: str  # the tag unfreeze.id of its runs
+    page: str  # MLflow's address in a browser
+    experiment_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
     """All that a report shows of one sweep."""
 
@@ -388,6 +397,7 @@ class Evidence:
     cautions: tuple[str, ...] = ()  # what the sweep is too small to tell
     importances: dict[str, float] = field(default_factory=dict)  # parameter of the space → share, the largest first
     num_tested: int = 0  # trials that search.select_on=test evaluated on the test images, now or in an earlier run
+    mlflow: MlflowPlace | None = None  # None: it is not there
 
     @property
     def has_ended(self) -> bool:

@@ -13,8 +13,18 @@ from scipy import stats
 from unfreeze.config import redact
 from unfreeze.evidence.power import what_would_settle
 from unfreeze.evidence.verdict import verdict
-from unfreeze.records import COMPONENTS, Contender, ScoreWorth, TrialState, Worth, final_result_from_dict, to_dict
+from unfreeze.records import (
+    COMPONENTS,
+    Contender,
+    MlflowPlace,
+    ScoreWorth,
+    TrialState,
+    Worth,
+    final_result_from_dict,
+    to_dict,
+)
 from unfreeze.report.answer import best_trials, load_lines, recommendation_rows
+from unfreeze.report.links import run_link
 from unfreeze.report.page import html_report, terminal_report
 from unfreeze.report.plasticity import agreement_rows, terminal_plasticity
 from unfreeze.report.settings import flatten
@@ -234,6 +244,15 @@ def test_html_report_is_whole_and_loads_nothing(evidence):
     assert prose(text).count('<div class="chart"') == 11
     assert len(text) < 1_100_000  # of it 0.9 MB of Vega
     assert "prefers-color-scheme: dark" in text
+
+
+def test_each_trial_that_has_ended_leads_to_its_run_in_mlflow(evidence):
+    assert "<a href=" not in html_report(evidence).partition('id="trials"')[2]
+    place = MlflowPlace(id="1a", page="http://mlflow:5000", experiment_id="3")
+    rows = html_report(dataclasses.replace(evidence, mlflow=place)).partition('id="trials"')[2]
+    links = re.findall(r'<a href="(\S+?)" target="_blank" rel="noopener" title="its run in MLflow">(\S+?)</a>', rows)
+    assert [name for _, name in links] == [t.spec.trial_id for t in evidence.trials if t.state.is_final]
+    assert all(html.unescape(link) == run_link(place, name) for link, name in links)
 
 
 def test_html_report_escapes(evidence):

@@ -20,7 +20,7 @@ from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.gather import read_evidence
 from unfreeze.tracking.mirror import MlflowMirror
 from unfreeze.tracking.runs import RunTree
-from unfreeze.tracking.server import check_reachable, connect, open_experiment, sqlite_path
+from unfreeze.tracking.server import check_reachable, connect, open_experiment, page_of, sqlite_path
 
 
 @pytest.fixture
@@ -345,6 +345,18 @@ class TestServer:
         assert sqlite_path("sqlite:///mlflow.db") == tmp_path / "mlflow.db"
         assert sqlite_path(f"sqlite:///{tmp_path}/x.db") == tmp_path / "x.db"
         assert sqlite_path("http://x") is None
+
+    @pytest.mark.parametrize(
+        ("uri", "page"),
+        [
+            ("https://ada:secret@mlflow.example/", "https://mlflow.example"),
+            ("http://mlflow:5000", "http://mlflow:5000"),
+            ("sqlite:////tmp/mlflow.db", "http://127.0.0.1:5000"),
+            ("postgresql://ada:secret@db/mlflow", "http://127.0.0.1:5000"),
+        ],
+    )
+    def test_page_in_a_browser(self, uri, page):
+        assert page_of(uri) == page
 
     def test_experiment_is_opened_once(self, config):
         client = connect(config.uri)

@@ -5,6 +5,7 @@ import html
 import json
 import math
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import mlflow
 import numpy as np
@@ -15,6 +16,7 @@ from mlflow_runs import runs_by_key
 
 from unfreeze.records import COMPONENTS, ScoreWorth, TrialState, Worth, to_dict
 from unfreeze.report.answer import recommendation_rows
+from unfreeze.report.links import run_link
 from unfreeze.report.page import html_report, terminal_report
 from unfreeze.sweep.gather import read_evidence
 from unfreeze.tracking.mirror import MlflowMirror
@@ -72,6 +74,18 @@ class TestTree:
         assert run.info.start_time == trial.reports[0].timestamp_ms - 2000
         assert run.info.end_time == trial.reports[-1].timestamp_ms
         assert runs["trial-00011"].data.tags["unfreeze.error"] == "RuntimeError: out of <memory>"
+
+    def test_the_report_leads_to_it(self, config, ledger):
+        MlflowMirror(config, ledger, read_evidence).sync()
+        client, runs = runs_by_key(config)
+        place = read_evidence(ledger).mlflow
+        link = urlsplit(run_link(place, "trial-00007"))
+        assert link.netloc == "127.0.0.1:5000"  # of `make ui`, for a database
+        path, _, query = link.fragment.partition("?")
+        experiment_id = client.get_experiment_by_name(config.experiment).experiment_id
+        assert path == f"/experiments/{experiment_id}/runs"
+        (found,) = client.search_runs([experiment_id], parse_qs(query)["searchFilter"][0])
+        assert found.info.run_id == runs["trial-00007"].info.run_id
 
     def test_block_plasticity_has_the_block_as_its_step(self, config, ledger, model):
         MlflowMirror(config, ledger, read_evidence).sync()

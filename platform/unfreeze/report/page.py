@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unfreeze.evidence.power import settling
 from unfreeze.evidence.verdict import headline, verdict, word_of
-from unfreeze.records import Evidence, TrialRecord, TrialState, to_dict
+from unfreeze.records import Evidence, MlflowPlace, TrialRecord, TrialState, to_dict
 from unfreeze.report.answer import (
     IMPORTANCE_HEADINGS,
     IMPORTANCE_TITLE,
@@ -25,6 +25,7 @@ from unfreeze.report.answer import (
 )
 from unfreeze.report.choices import CHOICE_HEADINGS, choice_rows, choices_title
 from unfreeze.report.front import FRONT_HEADINGS, front_rows
+from unfreeze.report.links import run_link
 from unfreeze.report.plasticity import bound_lines, plasticity_context, plasticity_table, ranking_lines
 from unfreeze.report.settings import flatten
 from unfreeze.report.terminal import NOTHING, make_console, make_table, print_lines, text_of
@@ -98,7 +99,7 @@ def html_report(evidence: Evidence) -> str:
         pre_pass_charts=pre_pass,
         charts=[chart for chart in charts if chart is not first and chart.name != _WORTH],
         **plasticity_context(evidence.plasticity),
-        trials=[_trial_cells(trial) for trial in evidence.trials],
+        trials=[_trial_cells(trial, evidence.mlflow) for trial in evidence.trials],
         states=[state.value for state in TrialState if any(trial.state is state for trial in evidence.trials)],
         config=flatten(evidence.config),
         facts=flatten({"model": _without_groups(to_dict(evidence.model)), "data": to_dict(evidence.data)}),
@@ -125,12 +126,14 @@ def render_page(template: str, drawn: list[Chart], **context: Any) -> str:
     )
 
 
-def _trial_cells(trial: TrialRecord) -> dict[str, Any]:
+def _trial_cells(trial: TrialRecord, mlflow: MlflowPlace | None) -> dict[str, Any]:
     """Of one row of the table of trials; ``…_value``: by which it sorts."""
     selection, state, accuracy, rate, seed, size, origin = trial_row(trial)
     seconds = trial.reports[-1].seconds if trial.reports else None
     return {
         "id": trial.spec.trial_id,
+        # MLflow has a run for each trial that has ended.
+        "link": run_link(mlflow, trial.spec.trial_id) if mlflow is not None and trial.state.is_final else "",
         "selection": selection,
         "state": state,
         "accuracy": accuracy,

@@ -16,6 +16,7 @@ from unfreeze.load import load_config
 from unfreeze.records import (
     Contender,
     Evidence,
+    MlflowPlace,
     TrialRecord,
     data_facts_from_dict,
     final_result_from_dict,
@@ -78,7 +79,13 @@ def read_evidence(ledger: Ledger, records: Sequence[TrialRecord] | None = None) 
         cautions=small,
         importances=shares,
         num_tested=len(opened),
+        mlflow=_place(ledger.read_json("mlflow.json")),
     )
+
+
+def _place(stored: dict[str, str] | None) -> MlflowPlace | None:
+    """None in ledgers of older versions too, which had an id alone."""
+    return MlflowPlace(**stored) if stored is not None and "page" in stored else None
 
 
 def _what_lacks(ledger: Ledger, *, begun: bool) -> str:

@@ -20,6 +20,7 @@ from unfreeze.tracking.server import (
     connect,
     explain,
     open_experiment,
+    page_of,
 )
 from unfreeze.tracking.settling import Step, steps
 
@@ -257,14 +258,15 @@ class MlflowMirror:
                 raise ConnectionError(problem)
             client = connect(uri)
             experiment_id = open_experiment(client, uri, self._config.experiment)
-            self._tree = RunTree(client, experiment_id, self._identity())
+            self._tree = RunTree(client, experiment_id, self._identity(page_of(uri), experiment_id))
         return self._tree
 
-    def _identity(self) -> dict[str, str]:
-        """The tags that tell this sweep from another one of its name: elsewhere, or here before it was deleted."""
-        stored = self._ledger.read_json("mlflow.json")
-        if stored is None:
-            stored = {"id": uuid.uuid4().hex}
+    def _identity(self, page: str, experiment_id: str) -> dict[str, str]:
+        """The tags that tell this sweep from another one of its name: elsewhere, or here before it was deleted. The
+        ledger keeps its id, and where it is shown, for links in the report."""
+        before = self._ledger.read_json("mlflow.json") or {"id": uuid.uuid4().hex}
+        stored = {**before, "page": page, "experiment_id": experiment_id}
+        if stored != before:
             self._ledger.write_json("mlflow.json", stored)
         return {
             "unfreeze.sweep": self._ledger.sweep,

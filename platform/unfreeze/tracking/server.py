@@ -30,6 +30,7 @@ _ENVIRONMENT = {
 _ABOUT = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": EXPERIMENT}
 _SQLITE = "sqlite:///"
 _PROBE_TIMEOUT_S = 5.0
+_OWN_PAGE = "http://127.0.0.1:5000"  # where `make ui` shows a database
 
 
 class ExperimentDeletedError(Exception):
@@ -86,6 +87,12 @@ def explain(error: Exception, uri: str) -> str:
             f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     return said.partition("\n")[0] or type(error).__name__
+
+
+def page_of(uri: str) -> str:
+    """MLflow's address in a browser, without user and password."""
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].rstrip('/')}" if scheme in ("http", "https") else _OWN_PAGE
 
 
 def _client_version() -> str:
