@@ -224,14 +224,14 @@ def order_of(table: Table, prior: str) -> list[int]:
     return sorted(range(5), key=lambda component: -scores[component])
 
 
-def by_model(prior: str, *, free: bool = False, stopping: bool = False) -> Sampler:
-    """``free``: no components alone first. ``stopping``: by the cutoffs of `search.stopping` with its defaults; what
-    was reached then is the outcome."""
+def by_model(prior: str, *, alone_from: int | None = NUM_TRIALS // 4, stopping: bool = False) -> Sampler:
+    """``alone_from``: the first of the five trials that try each component alone; None: there are none. ``stopping``:
+    by the cutoffs of `search.stopping` with its defaults; what was reached then is the outcome."""
 
     def replay(table: Table, rng: np.random.Generator, in_flight: int) -> Replayed:
         scores = table.scores.get(prior, np.zeros(5))
         terms = Terms.of(scores, table.sizes, np.arange(5), rates=table.rates)
-        first = [] if free else order_of(table, prior)
+        alone = [] if alone_from is None else order_of(table, prior)
         tried: list[int] = []
         values: list[float] = []
         recommended: list[int] = []
@@ -249,10 +249,11 @@ def by_model(prior: str, *, free: bool = False, stopping: bool = False) -> Sampl
             known = max(0, index - in_flight + 1)
             started = time.perf_counter()
             before = after if in_flight == 1 else posterior(known)
-            if index < len(first):
-                own = np.flatnonzero((table.cells.switches == np.eye(5)[first[index]]).all(1))
-                alone = before.outlook(table.cells[own])
-                tried.append(own[chosen(before, alone, alone, None)])
+            place = index - (alone_from or 0)
+            if 0 <= place < len(alone):
+                own = np.flatnonzero((table.cells.switches == np.eye(5)[alone[place]]).all(1))
+                rates = before.outlook(table.cells[own])
+                tried.append(own[chosen(before, rates, rates, None)])
             else:
                 # Nothing tells the first ones apart: any of the equally good.
                 luck = rng if not tried else None
@@ -292,13 +293,15 @@ def samplers(table: Table, *, full: bool, gp: bool) -> dict[str, Sampler]:
         "tpe": by_optuna(lambda seed: optuna.samplers.TPESampler(seed=seed)),
         "today:uniform": by_optuna(before_the_model, first="uniform"),
         "model:uniform": by_model("uniform"),
-        "model:uniform, free": by_model("uniform", free=True),
     }
     if gp:
         found["gp"] = by_optuna(lambda seed: optuna.samplers.GPSampler(seed=seed, deterministic_objective=False))
     priors = ("informative", "reversed", "misleading", "oracle", "reference", "in_situ", "local")
     wanted = [prior for prior in table.scores if full or prior in priors]
     found |= {f"model:{prior}": by_model(prior) for prior in wanted}
+    for prior in ("uniform", *(p for p in ("informative", "reference") if p in wanted)):
+        found[f"model:{prior}, alone first"] = by_model(prior, alone_from=0)
+        found[f"model:{prior}, none alone"] = by_model(prior, alone_from=None)
     found |= {f"today:{p}": by_optuna(before_the_model, first=p) for p in ("informative", "reference") if p in wanted}
     if table.runs is not None:
         found["model:uniform, stopping"] = by_model("uniform", stopping=True)

@@ -337,8 +337,10 @@ class SearchConfig:
     sampler: Literal["model", "tpe", "gp", "random"] = option(
         "model", "what proposes: the model of the evidence, or Optuna's TPE, Gaussian process or random sampler"
     )
-    first: Literal["components", "none"] = option(
-        "components", "trials before the sampler's own: every component alone, which is evidence on plasticity; or none"
+    components_alone: bool = option(
+        True,
+        "every component alone is among the trials, as evidence on plasticity: after the first quarter with "
+        "sampler=model, else before the sampler's own; false: off",
     )
     learning_rate_low: PositiveFloat = option(1e-3, "the lowest tried")
     learning_rate_high: PositiveFloat = option(1e-1, "the highest tried")

@@ -105,27 +105,30 @@ def test_another_seed_is_another_sweep(
     reference: dict[int, TrialRecord], make_planner: MakePlanner, fake_trial: FakeTrial
 ) -> None:
     other = specs(sweep(make_planner(seed=1), fake_trial))
-    assert [spec.selection for spec in other[:7]] == [spec.selection for spec in specs(reference)[:7]]
-    assert [spec.selection for spec in other[7:14]] != [spec.selection for spec in specs(reference)[7:14]]
+    assert fixed(other) == fixed(specs(reference)) != []
+    assert searched(other) != searched(specs(reference))
 
 
-# --- the first points -------------------------------------------------------------------------------------------------
+# --- the fixed trials: components alone, baselines --------------------------------------------------------------------
 
 
-def first_points(planner: Planner) -> list[TrialSpec]:
-    planned: dict[int, TrialSpec] = {}
-    for index in range(4):
-        spec = planner.plan(index, {}, planned)
-        assert spec is not None
-        planned[index] = spec
-    return list(planned.values())
+def fixed(trials: list[TrialSpec]) -> list[str]:
+    return [spec.selection for spec in trials if spec.origin in ("prior", "baseline")]
 
 
-def test_the_first_points_go_by_score(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+def searched(trials: list[TrialSpec]) -> list[tuple[str, float]]:
+    return [(spec.selection, spec.learning_rate) for spec in trials if spec.origin == "search"]
+
+
+def test_the_model_proposes_a_quarter_before_every_component_alone(
+    make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
     records = specs(sweep(make_planner(), fake_trial))
-    assert [spec.selection for spec in records[:7]] == ["mha", "fc1", "fc2", "ln2", "ln1", "all", "none"]
-    assert [spec.origin for spec in records[:7]] == ["prior"] * 5 + ["baseline"] * 2
-    rates = [spec.learning_rate for spec in records[:7]]
+    assert [spec.origin for spec in records[:14]] == (
+        ["search"] * 3 + ["prior"] * 5 + ["baseline"] * 2 + ["search"] * 4
+    )
+    assert [spec.selection for spec in records[3:10]] == ["mha", "fc1", "fc2", "ln2", "ln1", "all", "none"]
+    rates = [spec.learning_rate for spec in records[:10]]
     assert all(1e-3 <= rate <= 1e-1 for rate in rates)
     assert len(set(rates)) > 2  # spread, so that a component's effect and the rate's can be told apart
 
@@ -144,7 +147,7 @@ def test_without_the_model_each_stands_at_three_rates_of_the_range(
 
 
 def test_without_them_the_sampler_begins_after_the_baselines(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
-    records = specs(sweep(make_planner(first="none"), fake_trial))
+    records = specs(sweep(make_planner(components_alone=False, sampler="tpe"), fake_trial))
     assert [spec.origin for spec in records[:4]] == ["baseline", "baseline", "search", "search"]
 
 
@@ -162,34 +165,34 @@ def test_every_sampler_is_deterministic_and_keeps_the_range(
     assert len({(spec.selection, spec.learning_rate, spec.seed) for spec in one}) == len(one)
 
 
-def test_a_reversed_score_reverses_them(make_planner: MakePlanner) -> None:
+def test_a_reversed_score_reverses_them(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
     scores = {"ln1": 0.2, "mha": 3.0, "ln2": 0.5, "fc1": 2.0, "fc2": 1.0}
     negated = {name: -value for name, value in scores.items()}
-    forward = [spec.selection for spec in first_points(make_planner(scores=scores, concurrency=8))]
-    backward = [spec.selection for spec in first_points(make_planner(scores=negated, concurrency=8))]
-    assert forward == ["mha", "fc1", "fc2", "ln2"]
-    assert backward == ["ln1", "ln2", "fc2", "fc1"]
+    forward = fixed(specs(sweep(make_planner(scores=scores), fake_trial)))
+    backward = fixed(specs(sweep(make_planner(scores=negated), fake_trial)))
+    assert forward == ["mha", "fc1", "fc2", "ln2", "ln1", "all", "none"]
+    assert backward == ["ln1", "ln2", "fc2", "fc1", "mha", "all", "none"]
 
 
-def test_equal_scores_keep_the_order_of_the_block(make_planner: MakePlanner) -> None:
-    planner = make_planner(scores=dict.fromkeys(("fc2", "fc1", "ln2", "mha", "ln1"), 0.0), concurrency=8)
-    assert [spec.selection for spec in first_points(planner)] == ["ln1", "mha", "ln2", "fc1"]
+def test_equal_scores_keep_the_order_of_the_block(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+    planner = make_planner(scores=dict.fromkeys(("fc2", "fc1", "ln2", "mha", "ln1"), 0.0))
+    assert fixed(specs(sweep(planner, fake_trial)))[:5] == ["ln1", "mha", "ln2", "fc1", "fc2"]
 
 
-def test_each_first_point_at_each_start_learning_rate(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+def test_each_of_them_at_each_start_learning_rate(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
     records = specs(sweep(make_planner(start_learning_rates=[0.003, 0.03], num_trials=15), fake_trial))
-    assert [(s.selection, s.learning_rate) for s in records[:4]] == [
+    assert [spec.origin for spec in records[:2]] == ["search", "prior"]  # room for all of them, not a quarter
+    assert [(s.selection, s.learning_rate) for s in records[1:5]] == [
         ("mha", 0.003),
         ("fc1", 0.003),
         ("fc2", 0.003),
         ("ln2", 0.003),
     ]
-    assert (records[7].selection, records[7].learning_rate) == ("mha", 0.03)
-    assert records[13].origin == "baseline"
-    assert records[14].origin == "search"
+    assert (records[8].selection, records[8].learning_rate) == ("mha", 0.03)
+    assert records[14].origin == "baseline"
 
 
-def test_a_short_sweep_takes_the_first_of_them(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+def test_a_short_sweep_has_the_first_of_them(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
     records = specs(sweep(make_planner(num_trials=3, confirm_top=0), fake_trial))
     assert [spec.selection for spec in records] == ["mha", "fc1", "fc2"]
 
@@ -222,11 +225,11 @@ def test_of_a_list_nothing_else_is_tried(sampler: str, make_planner: MakePlanner
     planner = make_planner(space="listed", selections=listed, sampler=sampler, num_trials=9, baselines=["none"])
     records = specs(sweep(planner, fake_trial))
     assert {spec.selection for spec in records if spec.origin == "search"} <= set(listed)
-    assert [(spec.selection, spec.origin) for spec in records[:2]] == [("mha", "prior"), ("none", "baseline")]
+    assert fixed(records)[:2] == ["mha", "none"]
     assert {spec.selection for spec in records} <= {*listed, "none"}
 
 
-def test_no_first_points_at_all(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
+def test_no_fixed_trials_at_all(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
     """A budget below every whole component, no baselines: the sampler starts from nothing."""
     planner = make_planner(space="blocks", max_trainable_share=0.004, baselines=[], num_trials=6)
     records = specs(sweep(planner, fake_trial))
@@ -319,7 +322,8 @@ def test_only_sampled_trials_may_be_stopped_early(
     reference: dict[int, TrialRecord], make_planner: MakePlanner, fake_trial: FakeTrial
 ) -> None:
     for record in reference.values():
-        assert bool(record.spec.stop_below) == (record.spec.origin == "search")
+        knows_some = record.spec.index > 9  # the fixed ones stand before, the first three of all know nothing
+        assert bool(record.spec.stop_below) == (record.spec.origin == "search" and knows_some)
         assert [images for images, _ in record.spec.stop_below] in ([], [200], [200, 600])
     without = sweep(make_planner(early_stopping=False), fake_trial)
     assert not any(record.spec.stop_below for record in without.values())
@@ -372,7 +376,7 @@ def test_a_sweep_where_everything_fails_ends(
 def test_one_trial_alone(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
     records = specs(sweep(make_planner(num_trials=1, confirm_top=0), fake_trial))
     assert [(spec.selection, spec.origin) for spec in records] == [("mha", "prior")]
-    searched = specs(sweep(make_planner(num_trials=1, first="none", baselines=[], confirm_top=0), fake_trial))
+    searched = specs(sweep(make_planner(num_trials=1, components_alone=False, baselines=[], confirm_top=0), fake_trial))
     assert [spec.origin for spec in searched] == ["search"]
 
 
@@ -445,7 +449,7 @@ def test_a_cheap_trial_is_stopped_by_those_that_cost_no_more(make_planner: MakeP
     cheaper = [r for r in records.values() if share(parse_selection(r.spec.selection, num_blocks=6)) <= budget]
     assert len(cheaper) < 3  # too few to judge by
     assert not spec.stop_below
-    alone = make_planner(concurrency=1).plan(7, known, planned)
+    alone = make_planner(concurrency=1, sampler="tpe", start_learning_rates=[0.01]).plan(7, known, planned)
     assert alone is not None
     assert alone.stop_below
 

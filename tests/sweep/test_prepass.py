@@ -223,7 +223,7 @@ def test_an_unreadable_test_image_is_named_before_anything_starts(
 
 
 def test_a_resumed_sweep_keeps_its_own_table(make: Make, calls: Counter[str], tmp_path: Path) -> None:
-    """Its first points were ordered by it."""
+    """Its trials were proposed with it."""
     config = make()
     _, _, table = begin(config)
     ledger = ledger_of(config)

@@ -1,4 +1,4 @@
-"""What to try next: the space, the first points, the sampler, early stopping."""
+"""What to try next: the space, the fixed trials, the sampler, early stopping."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -10,7 +10,7 @@ from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.config import SearchConfig
 from unfreeze.evidence.recommend import best_configurations
 from unfreeze.records import Learned, TrialRecord, TrialSpec, TrialState
-from unfreeze.search.first import first_points, searches_by_model
+from unfreeze.search.fixed import fixed_trials, place_of_fixed, searches_by_model
 from unfreeze.search.prior import component_means
 from unfreeze.search.proposals import ModelSampler
 from unfreeze.search.sampler import sample_point
@@ -40,7 +40,8 @@ class Planner:
         self.config = config
         self.space = space
         self._seed = seed
-        self._first = first_points(config, space, component_means(scores))[: config.num_trials]
+        self._fixed = fixed_trials(config, space, component_means(scores))[: config.num_trials]
+        self._place = place_of_fixed(config, len(self._fixed))
         self._rungs = rungs(milestones, grace_reports=config.grace_reports, reduction_factor=config.reduction_factor)
         self._model = ModelSampler(space, scores, seed=seed, learned=learned) if searches_by_model(config) else None
         self._losses: dict[int, float] = {}  # trial → what choosing then was expected to give away
@@ -70,8 +71,8 @@ class Planner:
         known = {i: final[i] for i in range(max(index - self.config.concurrency + 1, 0))}
         earlier = [planned[i] for i in range(index)]
         stop_below: tuple[tuple[int, float], ...] = ()
-        if index < len(self._first):
-            selection, rate, origin = self._first[index]
+        if 0 <= index - self._place < len(self._fixed):
+            selection, rate, origin = self._fixed[index - self._place]
             if rate is None:
                 assert self._model is not None
                 rate = self._model.propose_rate(selection, earlier, known)
@@ -95,7 +96,7 @@ class Planner:
             earlier,
             known,
             sampler="tpe" if self.config.sampler == "model" else self.config.sampler,
-            num_random=min(len(self._first), 10),
+            num_random=min(len(self._fixed), 10),
             pareto=self.config.objective == "pareto",
             seed=self._seed,
         )
@@ -118,7 +119,7 @@ class Planner:
         finds the choice settled by what it knows, or all."""
         settle = self.config.settle
         if self._model is not None and settle is not None:
-            for i in range(len(self._first), min(index + 1, self.config.num_trials)):
+            for i in range(self._place + len(self._fixed), min(index + 1, self.config.num_trials)):
                 if i not in self._losses:  # a pure function of records that are final
                     known = [final[j] for j in range(max(i - self.config.concurrency + 1, 0))]
                     self._losses[i] = self._model.loss(known)

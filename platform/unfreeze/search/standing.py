@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from unfreeze.config import Config
 from unfreeze.cost.model import cost_model
 from unfreeze.records import Contender, Learned, ModelFacts, PlasticityTable, TrialRecord
-from unfreeze.search.first import searches_by_model
+from unfreeze.search.fixed import searches_by_model
 from unfreeze.search.prior import prior_scores
 from unfreeze.search.proposals import ModelSampler
 from unfreeze.search.space import make_space
