@@ -148,7 +148,7 @@ def test_without_the_model_each_stands_at_three_rates_of_the_range(
 
 def test_without_them_the_sampler_begins_after_the_baselines(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
     records = specs(sweep(make_planner(components_alone=False, sampler="tpe"), fake_trial))
-    assert [spec.origin for spec in records[:4]] == ["baseline", "baseline", "search", "search"]
+    assert [spec.origin for spec in records[:8]] == ["baseline"] * 6 + ["search"] * 2
 
 
 @pytest.mark.parametrize("sampler", ["model", "tpe", "gp", "random"])
