@@ -46,15 +46,15 @@ _DIGITS: dict[str, Any] = {
     "finetune": {"epochs": 10.0, "batch_size": 32},
 }
 _REAL: dict[str, Any] = {
-    "model": {"name": "deit_tiny_patch16_224", "image_size": 112},
+    "model": {"name": "deit_tiny_patch16_224", "image_size": 64},
     "data": {"name": "folder", "max_train_images": 240, "subset": "balanced", "augment": "none"},
     "finetune": {"epochs": 4.0, "batch_size": 16, "num_reports": 5, "prefix_cache_gib": 4.0},
 }
 SETTINGS = {"digits": _DIGITS, "flowers12": _REAL, "cifar10-jpeg": _REAL}
 RATES = {
     "digits": (0.01, 0.0227, 0.0515, 0.117, 0.264, 0.6),
-    "flowers12": (0.003, 0.01, 0.03),
-    "cifar10-jpeg": (0.003, 0.01, 0.03),
+    "flowers12": (0.01, 0.0316, 0.1),
+    "cifar10-jpeg": (0.01, 0.0316, 0.1),
 }
 
 
