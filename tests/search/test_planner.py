@@ -404,12 +404,13 @@ def test_more_in_flight_than_there_are_candidates(
 # --- accuracy against cost --------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=UNCHECKED)
+@settings(max_examples=3, deadline=None, suppress_health_check=UNCHECKED)
 @given(seed=st.integers(0, 2**32), slots=st.integers(1, 6))
+@pytest.mark.parametrize("sampler", ["model", "tpe"])
 def test_two_objectives_are_as_deterministic_as_one(
-    seed: int, slots: int, make_planner: MakePlanner, fake_trial: FakeTrial
+    sampler: str, seed: int, slots: int, make_planner: MakePlanner, fake_trial: FakeTrial
 ) -> None:
-    pareto = {"objective": "pareto", "space": "depth"}
+    pareto = {"objective": "pareto", "space": "depth", "sampler": sampler}
     expected = sweep(make_planner(**pareto), fake_trial, slots=1)
     order = random.Random(seed)
     kept = {i: record for i, record in expected.items() if i < 9}
@@ -417,11 +418,15 @@ def test_two_objectives_are_as_deterministic_as_one(
     assert specs(sweep(make_planner(**pareto), fake_trial, slots=slots, order=order, final=kept)) == specs(expected)
 
 
-def test_the_second_objective_draws_to_cheap_selections(make_planner: MakePlanner, make_record: Any) -> None:
+@pytest.mark.parametrize("sampler", ["model", "tpe"])
+def test_the_second_objective_draws_to_cheap_selections(
+    sampler: str, make_planner: MakePlanner, make_record: Any
+) -> None:
     """Where everything is as accurate, what is tried costs less than with accuracy alone."""
 
     def mean_share(objective: str) -> float:
-        planner = make_planner(objective=objective, space="depth", num_trials=40, concurrency=1, early_stopping=False)
+        plain = {"space": "depth", "num_trials": 40, "concurrency": 1, "early_stopping": False}
+        planner = make_planner(objective=objective, sampler=sampler, **plain)
 
         def equal(spec: TrialSpec) -> TrialRecord:
             record = make_record(spec.index, spec.selection, [0.8])
@@ -441,7 +446,7 @@ def test_a_cheap_trial_is_stopped_by_those_that_cost_no_more(make_planner: MakeP
         records[index] = make_record(index, text, [0.3 if text == "none" else 0.9] * 10)
     known = dict(records)
     planned = {index: record.spec for index, record in records.items()}
-    planner = make_planner(objective="pareto", concurrency=1, start_learning_rates=[0.01])
+    planner = make_planner(objective="pareto", concurrency=1, sampler="tpe", start_learning_rates=[0.01])
     spec = planner.plan(7, known, planned)
     assert spec is not None
     share = planner.space.cost.flops_share

@@ -53,7 +53,6 @@ def test_contenders_are_what_was_run(plasticity: PlasticityTable, model: ModelFa
     "search",
     [
         {"sampler": "tpe"},
-        {"objective": "pareto"},
         {"space": "grid", "selections": ["mha"], "learning_rates": [0.1], "seeds": [0]},
     ],
 )

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,8 @@ _NUM_RANDOM, _NUM_STARTS, _NUM_ROUNDS = 48, 3, 3  # of local search
 _FEW = 4  # of the learning rates every fourth, until the subsets are chosen
 _NUM_RATES = 25  # from the lowest to the highest, evenly in the logarithm
 _MAX_ENUMERATED = 10  # switches: with more, local search in place of every subset
+
+Price = Callable[[np.ndarray], np.ndarray]  # of subsets, (m, J): what they cost, in logits of accuracy, (m,)
 
 
 def rates_between(low: float, high: float) -> np.ndarray:
@@ -63,21 +66,33 @@ class Candidates:
         self.subsets = subsets
         self._width, self._allowed, self._draw = width, allowed, draw
 
-    def choose(self, posterior: Posterior, tried: Points, log_rates: np.ndarray, rng: np.random.Generator) -> Points:
-        """The one point, at one of ``log_rates``, whose run is worth most."""
+    def choose(
+        self,
+        posterior: Posterior,
+        tried: Points,
+        log_rates: np.ndarray,
+        rng: np.random.Generator,
+        price: Price | None = None,
+    ) -> Points:
+        """The one point, at one of ``log_rates``, whose run is worth most; ``price`` is taken off what it may reach."""
+
+        def outlook(points: Points) -> Outlook:
+            found = posterior.outlook(points)
+            return found if price is None else replace(found, mean=found.mean - price(points.switches))
+
         few = log_rates[np.unique(np.r_[: len(log_rates) : _FEW, len(log_rates) - 1])]
         pool = self.subsets if self.subsets is not None else self._starts(posterior, tried, rng)
-        found = posterior.outlook(at_every_rate(pool, few))
+        found = outlook(at_every_rate(pool, few))
         rivals = promising(found)
         best = most_telling(posterior, found, rivals, count=_NUM_STARTS)
         for _ in range(_NUM_ROUNDS if self.subsets is None else 0):
             flipped = np.abs(best.switches[:, None, :] - np.eye(self._width)).reshape(-1, self._width)
             pool = self._only_allowed([best.switches, flipped])
-            found = posterior.outlook(at_every_rate(pool, np.unique(best.log_rates)))
+            found = outlook(at_every_rate(pool, np.unique(best.log_rates)))
             rivals = promising(rivals.join(found))
             best = most_telling(posterior, found, rivals, count=_NUM_STARTS)
         last = at_every_rate(np.unique(best.switches, axis=0), log_rates)
-        return most_telling(posterior, posterior.outlook(last), rivals)
+        return most_telling(posterior, outlook(last), rivals)
 
     def at_random(self, log_rates: np.ndarray, rng: np.random.Generator) -> Points:
         """One point without regard to any trial."""

@@ -41,8 +41,8 @@ def place_of_fixed(config: SearchConfig, count: int) -> int:
 
 
 def searches_by_model(config: SearchConfig) -> bool:
-    """Whether it is the model that proposes; a grid, another sampler and a second objective do without."""
-    return config.space != "grid" and config.sampler == "model" and config.objective == "accuracy"
+    """Whether it is the model that proposes; a grid and another sampler do without."""
+    return config.space != "grid" and config.sampler == "model"
 
 
 def _spread(config: SearchConfig) -> list[float]:

@@ -43,7 +43,9 @@ class Planner:
         self._fixed = fixed_trials(config, space, component_means(scores))[: config.num_trials]
         self._place = place_of_fixed(config, len(self._fixed))
         self._rungs = rungs(milestones, grace_reports=config.grace_reports, reduction_factor=config.reduction_factor)
-        self._model = ModelSampler(space, scores, seed=seed, learned=learned) if searches_by_model(config) else None
+        pareto = config.objective == "pareto"
+        by_model = searches_by_model(config)
+        self._model = ModelSampler(space, scores, seed=seed, learned=learned, pareto=pareto) if by_model else None
         self._losses: dict[int, float] = {}  # trial → what choosing then was expected to give away
 
     @property
@@ -95,7 +97,7 @@ class Planner:
             self.space,
             earlier,
             known,
-            sampler="tpe" if self.config.sampler == "model" else self.config.sampler,
+            sampler=self.config.sampler,
             num_random=min(len(self._fixed), 10),
             pareto=self.config.objective == "pareto",
             seed=self._seed,

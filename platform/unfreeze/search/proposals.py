@@ -7,13 +7,14 @@ from statistics import fmean
 
 import numpy as np
 from scipy.special import expit
+from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 
 from unfreeze.components.selection import Selection, count_trainable, parse_selection
 from unfreeze.evidence.model import Effects, Points, Posterior, Terms
 from unfreeze.evidence.transfer import expected_of_components
 from unfreeze.records import COMPONENTS, Contender, Learned, TrialRecord, TrialSpec, TrialState
-from unfreeze.search.candidates import Candidates, at_every_rate, every_subset, most_telling, rates_between
+from unfreeze.search.candidates import Candidates, Price, at_every_rate, every_subset, most_telling, rates_between
 from unfreeze.search.prior import component_means
 from unfreeze.search.sampler import draw_uniformly, observed_value
 from unfreeze.search.space import SearchSpace
@@ -22,6 +23,7 @@ from unfreeze.seeding import derive_seed
 logger = logging.getLogger(__name__)
 
 _REACH, _MOST = 0.5, 1.0  # decades beyond the best one's rate, and beyond the range, with search.extend_rates
+_LEAST_SPREAD = 0.2  # logits of accuracy, between what was tried: none is no reason for FLOPs to cost nothing
 _NUM_SAMPLES, _MAX_CONTENDERS = 1024, 100  # joint draws cost the cube of what is drawn
 
 
@@ -36,6 +38,7 @@ class ModelSampler:
     Args:
         members: (block, component) → score; a switch's is the mean over what it turns on.
         learned: from earlier sweeps; None: nothing.
+        pareto: FLOPs of a training step count against a selection, at another price each trial.
     """
 
     def __init__(
@@ -45,8 +48,9 @@ class ModelSampler:
         *,
         seed: int,
         learned: Learned | None = None,
+        pareto: bool = False,
     ) -> None:
-        self._space, self._seed = space, seed
+        self._space, self._seed, self._pareto = space, seed, pareto
         self._names = list(space.switches)
         pairs = list(space.switches.values())
         model = space.model
@@ -70,7 +74,8 @@ class ModelSampler:
         rng = np.random.default_rng(derive_seed(self._seed, "proposal", len(planned)))
         try:
             posterior, tried = self._posterior(planned, known)
-            chosen = self._candidates.choose(posterior, tried, self._log_rates(posterior, tried), rng)
+            price = self._price(len(planned), posterior, tried) if self._pareto else None
+            chosen = self._candidates.choose(posterior, tried, self._log_rates(posterior, tried), rng, price)
         except np.linalg.LinAlgError as error:  # never seen; a sweep must not end by it
             logger.warning("trial %d is drawn at random: the model could not be fitted (%s)", len(planned), error)
             return draw_uniformly(self._space, rng)
@@ -264,6 +269,20 @@ class ModelSampler:
         above = int(np.clip(leading + _REACH - rates[-1], 0, _MOST) / step)
         lower = rates[0] - step * np.arange(below, 0, -1)
         return np.concatenate([lower, rates, rates[-1] + step * np.arange(1, above + 1)])
+
+    def _price(self, index: int, posterior: Posterior, tried: Points) -> Price:
+        """Of the FLOPs of a training step, between nothing and all that accuracy may win: with one price the best is
+        one point of the front, with many it is all of its convex part (ParEGO: Knowles, 2006, IEEE TEVC 10:50-66)."""
+        weight = float(qmc.Halton(1, scramble=False).fast_forward(index).random()[0, 0])  # evenly in [0, 1)
+        spread = float(np.ptp(posterior.expected_logits(tried))) if len(tried) else 0.0
+        price = weight / (1 - weight) * max(spread, _LEAST_SPREAD)
+
+        def of(subsets: np.ndarray) -> np.ndarray:
+            unique, place = np.unique(subsets, axis=0, return_inverse=True)
+            shares = np.array([self._space.cost.flops_share(self._selection(row)) for row in unique])
+            return price * shares[place.ravel()]
+
+        return of
 
     def _best_rates(self, posterior: Posterior, log_rates: np.ndarray) -> Points:
         """Every subset at the rate of its highest expectation."""
