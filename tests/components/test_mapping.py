@@ -19,6 +19,7 @@ from torch import nn
 
 from unfreeze.components.mapping import (
     block_modules,
+    check_supported,
     count_parameters,
     group_parameters,
 )
@@ -195,3 +196,8 @@ def test_trainable_counts() -> None:
     some = parse_selection("mha@1+fc2", num_blocks=2)
     assert count_trainable(some, counts, train_head=False) == counts["1.mha"] + counts["0.fc2"] + counts["1.fc2"]
     assert count_trainable(parse_selection("none", num_blocks=2), counts, train_head=True) == counts["head"]
+
+
+def test_a_model_without_patches_of_one_size_is_refused() -> None:
+    with pytest.raises(ModelError, match="NaFlexVit does not cut images of one size into patches; supported are"):
+        check_supported(timm.create_model("naflexvit_base_patch16_gap", depth=1, embed_dim=64, num_heads=1))

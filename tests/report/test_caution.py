@@ -22,6 +22,14 @@ def test_what_is_large_enough_has_none() -> None:
     assert len(lines(num_train=319, num_val=399, epochs=9.0, batch_size=64)) == 2
 
 
+@pytest.mark.parametrize(("num_train", "num_val"), [(0, 3), (3, 0), (0, 0)])
+def test_shares_that_leave_nothing_are_said(num_train: int, num_val: int) -> None:
+    (line,) = lines(num_train=num_train, num_val=num_val)
+    assert line.startswith(
+        f"{num_train} training images and {num_val} validation images are left: lower data.test_share"
+    )
+
+
 def test_two_steps_and_eighteen_images_are_said_with_their_cures() -> None:
     steps, images = lines(num_train=78, num_val=18, epochs=2.0, batch_size=64)
     assert steps.startswith("a trial is 2 optimizer steps on 78 training images")

@@ -126,6 +126,12 @@ def test_weights_are_held_against_the_shapes(tmp_path: Path) -> None:
     assert said.endswith("norm.weight is (5,), the model's (192,)")
 
 
+def test_selections_of_the_embedded_model_are_looked_at_too(tmp_path: Path) -> None:
+    config = load_config({"storage": str(tmp_path), "search": {"baselines": ["all", "mha@99", "frobnicate"]}})
+    with pytest.raises(ConfigError, match=r"2 problems(?s:.)*mha@99(?s:.)*unknown component 'frobnicate'"):
+        check_sweep(config)
+
+
 def test_the_command_answers_before_ray(tree: Path) -> None:
     code = "import sys, unfreeze.sweep.preflight; assert not {'ray', 'torch', 'timm'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

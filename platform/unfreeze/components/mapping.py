@@ -91,6 +91,8 @@ def check_supported(model: nn.Module) -> None:
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, (nn.Sequential, nn.ModuleList)) or not blocks:
         raise ModelError(f"{name} has no single stack of transformer blocks; {supported}")
+    if not hasattr(model, "patch_embed"):
+        raise ModelError(f"{name} does not cut images of one size into patches; {supported}")
     for index, block in enumerate(blocks):
         kind = type(block).__name__
         if not isinstance(block, _PRE_NORM_BLOCKS):

@@ -191,7 +191,7 @@ def try_out(module: nn.Module, image_size: int, num_classes: int, config: ModelC
         below = image_size - image_size % patch
         raise ModelError(
             f"model.image_size={image_size} is no multiple of the patch of {config.name}, {patch} px: its edge would "
-            f"never be seen; choose {below or patch} or {below + patch}"
+            f"never be seen; choose {f'{below} or ' if below else ''}{below + patch}"
         )
     asked = f"model.name={config.name} with model.kwargs={config.kwargs}"
     blocks = module.blocks

@@ -14,6 +14,12 @@ _SUPPOSED = 0.8  # the accuracy that it is reckoned at
 def cautions(config: Config, *, num_train: int, num_val: int) -> Iterator[str]:
     """A line for each thing that makes a trial's result more chance than evidence."""
     finetune = config.finetune
+    if not (num_train and num_val):
+        yield (
+            f"{_count(num_train, 'training image')} and {_count(num_val, 'validation image')} are left: lower "
+            f"data.test_share or data.val_share, or bring more images"
+        )
+        return
     steps = num_steps_of(finetune, num_train)
     if steps < _FEWEST_STEPS:
         epochs = math.ceil(_FEWEST_STEPS * finetune.batch_size / num_train)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from unfreeze.components.selection import Selection, parse_selection
+from unfreeze.components.selection import Selection, check_lora, parse_selection
 from unfreeze.config import Config, DataConfig, ModelConfig
 from unfreeze.cost.model import cost_model
 from unfreeze.data.pixels.files import list_files, split_off_images
@@ -212,6 +212,8 @@ def _selections(config: Config, model: ModelFacts) -> list[Selection]:
     """Of every run: a grid's own, checked as the sweep checks them; of a search as many times everything."""
     search = config.search
     if search.space != "grid":
+        for text in (*search.baselines, *search.selections):
+            check_lora(parse_selection(text, num_blocks=model.num_blocks), width=model.width)
         most = search.num_trials + search.confirm_top * search.confirm_seeds
         return [parse_selection("all", num_blocks=model.num_blocks)] * most
     unranked = dict.fromkeys(COMPONENTS, 0.0)

@@ -16,6 +16,7 @@ from unfreeze.config import Config, ModelConfig
 from unfreeze.errors import ConfigError, ModelError, StorageError
 from unfreeze.models.filekind import file_kind, local_file
 from unfreeze.models.names import unknown_name
+from unfreeze.records import COMPONENTS
 from unfreeze.report.streams import say
 from unfreeze.storage.base import check_writable, open_storage
 from unfreeze.storage.ledger import Ledger
@@ -75,7 +76,8 @@ def _problems(config: Config, selections: list[str], *, writes: bool) -> Iterato
         from unfreeze.data.sets.places import place_problems
 
         yield from place_problems(config.data)
-    if config.model != ModelConfig():  # the embedded model fits
+    plain = {"all", "none", *COMPONENTS}  # these and the embedded model fit
+    if config.model != ModelConfig() or not plain.issuperset(selections):
         yield from _model_problems(config, selections)
 
 
