@@ -4,106 +4,45 @@ Sweeps are planted by other formulas than the model's own: effects of components
 parts), what size and the score are worth, gains that level off, pairs, a best learning rate that moves, a run's noise.
 Plasticity is drawn at random: `independent` of everything, all components nearly alike; `effects`: components differ by
 0.35 logits; `size`: plasticity follows size (correlation 0.8), and so does accuracy; `shared`: trials that train most
-components at once.
+components at once. Trials are drawn at random; in `proposed-…` the planner proposes them, as in a real sweep with its
+default options, from plasticity and from what the earlier ones came to.
 
     python ops/bench/verdict.py [--repetitions 400] [--trials 16 32 64] [--spaces components depth blocks] [--save]
 
 `null/…/SPACE/TRIALS[/SETS]` have β = 0: `claim_rate` is the share called supported or contradicted, at most 5 %.
 `power/TIMES/SPACE/TRIALS/SETS` have the effect of the published table (its mean over eleven sets, the spread between
-them, and what the components differ by besides), or multiples of it; `coverage` is of β's 95 % interval.
+them, and what the components differ by besides), or multiples of it; `coverage` is of β's 95 % interval, of several
+sets `pooled_coverage` of the average set's and `next_coverage` of another set's β.
 """
 
 import argparse
+import functools
 import itertools
+import json
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from figures.record import RESULTS, figure, hand_in, make_parser
 from matplotlib.figure import Figure
-from scipy.special import expit, logit
+from planted.sweeps import draw_sweep, propose_sweeps, weigh_plasticity
+from planted.worlds import NULLS, SIZES, DataSet, World, plant_score, published_world
 from threadpoolctl import threadpool_limits
 
 from unfreeze.evidence.across import pool
 from unfreeze.evidence.effects import NUM_DRAWS, Slope, slope
 from unfreeze.evidence.exchange import exchanges
-from unfreeze.evidence.model import Points, Posterior, Terms, standardised
+from unfreeze.evidence.model import Points, Posterior, Terms
 from unfreeze.evidence.verdict import SUPPORTED, UNDECIDED, pooled_word, verdict_word
 from unfreeze.evidence.worth import in_accuracy
 from unfreeze.records import COMPONENTS
-from unfreeze.report.paper import PUBLISHED
 
 GROUPS = {"components": 1, "depth": 3, "blocks": 12}  # switches of a component
 ORDERS = exchanges(len(COMPONENTS))
-SIZES = np.log([1536.0, 2.36e6, 1536.0, 2.36e6, 2.36e6])  # of a ViT-B block, in the order of COMPONENTS
-PUBLISHED_ORDER = {"mha": 5.0, "fc1": 4.0, "fc2": 3.0, "ln2": 2.0, "ln1": 1.0}  # of plasticity; its sizes are a figure
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class World:
-    """What sweeps are planted with; standard deviations in logits."""
-
-    components: float  # between components
-    parts: float  # between the blocks or thirds of one
-    beta: float = 0.0
-    spread: float = 0.0  # of β between data sets
-    size: float = 0.0  # worth of one standard deviation of log size
-    confounding: float = 0.0  # correlation of plasticity with size
-    density: tuple[float, float] = (0.15, 0.85)  # share of the switches that a trial has on
-
-
-NULLS = {
-    "independent": World(components=0.05, parts=0.03),
-    "effects": World(components=0.35, parts=0.2),
-    "size": World(components=0.1, parts=0.05, size=0.2, confounding=0.8),
-    "shared": World(components=0.2, parts=0.1, density=(0.6, 0.95)),
-}
-
-
-def published_world(times: float = 1.0) -> World:
-    """The effect of the published table: per set, logits of accuracy regressed on the published order."""
-    order = standardised([PUBLISHED_ORDER[name] for name in ("mha", "fc1", "fc2", "ln2", "ln1")])
-    accuracies = logit(np.array([[mean for mean, _ in row[:5]] for row in PUBLISHED.values()]) / 100)
-    effects = accuracies - accuracies.mean(axis=1, keepdims=True)
-    slopes = effects @ order / len(order)
-    rest = effects - np.outer(slopes, order)
-    between = float(np.sqrt((rest**2).sum() / (3 * len(rest))))  # five components less mean and slope
-    return World(
-        components=between, parts=between / 2, beta=times * float(slopes.mean()), spread=float(slopes.std(ddof=1))
-    )
-
-
-def plant_score(rng: np.random.Generator, groups: int, confounding: float) -> np.ndarray:
-    """Plasticity (5, groups), standardised: four fifths of its variance lie between components."""
-    own = rng.normal(size=(5, 1)) + (0.5 * rng.normal(size=(5, groups)) if groups > 1 else 0)
-    size = standardised(SIZES)[:, None]
-    mixed = confounding * size + np.sqrt(1 - confounding**2) * standardised(own.ravel()).reshape(own.shape)
-    return standardised(mixed.ravel()).reshape(own.shape)
-
-
-def plant_sweep(
-    rng: np.random.Generator, world: World, score: np.ndarray, components: np.ndarray, beta: float, num_trials: int
-) -> tuple[Points, np.ndarray]:
-    """Trials and their accuracies: every component alone, random selections, and two of them run twice more."""
-    groups = score.shape[1]
-    parts = world.parts * rng.normal(size=score.shape) if groups > 1 else 0.0
-    effects = components[:, None] + parts + beta * score + world.size * standardised(SIZES)[:, None]
-    alone = np.repeat(np.eye(5), groups, axis=1)
-    density = rng.uniform(*world.density, size=(num_trials - 5, 1))
-    drawn = (rng.random((num_trials - 5, 5 * groups)) < density).astype(float)
-    drawn[~drawn.any(1)] = alone[0]
-    switches, log_rates = np.concatenate([alone, drawn]), rng.uniform(-3, -1, num_trials)
-    again = np.repeat(rng.choice(num_trials, 2, replace=False), 2)
-    switches, log_rates = np.concatenate([switches, switches[again]]), np.concatenate([log_rates, log_rates[again]])
-
-    share = switches.reshape(-1, 5, groups).mean(2)
-    off = log_rates - rng.uniform(-2.4, -1.4) - share @ rng.normal(0, 0.12, 5)
-    pairs = np.tril(rng.normal(-0.05, 0.12, (5, 5)), -1)
-    value = rng.normal(0.8, 0.5) + switches @ effects.ravel() / groups + rng.uniform(0.2, 0.7) * np.log1p(share.sum(1))
-    value += np.einsum("nj,jk,nk->n", share, pairs, share)
-    value -= rng.uniform(0.4, 1.4) * np.where(off > 0, 1.5, 1.0) * off**2  # too high a rate costs more than too low
-    return Points(switches, log_rates), expit(value + rng.normal(0, rng.uniform(0.03, 0.10), len(value)))
+KINDS = ("null", "pooled", "proposed", "power")
+PROPOSED = ("effects", "size")  # the nulls that a search may be led astray by
 
 
 def weigh(points: Points, accuracies: np.ndarray, score: np.ndarray) -> Slope:
@@ -116,12 +55,12 @@ def weigh(points: Points, accuracies: np.ndarray, score: np.ndarray) -> Slope:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """One repetition: the verdicts of its sets one by one and pooled, in logits, and whether β lay in the intervals."""
+    """One repetition: the verdict of its sets together, in logits, and whether β lay in the intervals."""
 
-    words: list[str]
-    pooled: str
-    covered: list[bool]
+    word: str
+    covered: list[bool]  # of each set
     width: float
+    pooled: tuple[bool, bool] | None = None  # the average set's and the next one's; None: too few sets
 
 
 def run(world: World, space: str, num_trials: int, num_sets: int, seed: int) -> Campaign:
@@ -129,13 +68,35 @@ def run(world: World, space: str, num_trials: int, num_sets: int, seed: int) -> 
     rng = np.random.default_rng([seed, num_trials, num_sets, GROUPS[space]])
     score = plant_score(rng, GROUPS[space], world.confounding)
     components, betas = rng.normal(0, world.components, 5), rng.normal(world.beta, world.spread, num_sets)
-    found = [weigh(*plant_sweep(rng, world, score, components, beta, num_trials), score) for beta in betas]
-    words = [verdict_word(in_accuracy(each, 0.5)) for each in found]
-    pooled = words[0]
-    if num_sets > 1:
-        pooled = pooled_word(pool([f.mean for f in found], [f.sd for f in found], [f.pulls for f in found]))
+    sets = [DataSet.plant(rng, world, score, components, beta) for beta in betas]
+    found = [weigh(*draw_sweep(rng, world, planted, num_trials), score) for planted in sets]
     covered = [each.low <= beta <= each.high for each, beta in zip(found, betas, strict=True)]
-    return Campaign(words, pooled, covered, float(np.median([each.high - each.low for each in found])))
+    width = float(np.median([each.high - each.low for each in found]))
+    if num_sets == 1:
+        return Campaign(verdict_word(in_accuracy(found[0], 0.5)), covered, width)
+    pooled, following = pool(found), rng.normal(world.beta, world.spread)
+    assert pooled.low is not None
+    assert pooled.high is not None
+    covers_next = (
+        pooled.next_low is None or pooled.next_high is None or pooled.next_low <= following <= pooled.next_high
+    )
+    return Campaign(pooled_word(pooled), covered, width, (pooled.low <= world.beta <= pooled.high, covers_next))
+
+
+def run_proposed(world: World, space: str, counts: list[int], seed: int) -> list[Campaign]:
+    """A sweep of each number of trials; one whose trials give no number claims nothing."""
+    rng = np.random.default_rng([seed, 0, 1, GROUPS[space]])
+    score = plant_score(rng, GROUPS[space], world.confounding)
+    planted = DataSet.plant(rng, world, score, rng.normal(0, world.components, 5), world.beta)
+    found = []
+    for trials in propose_sweeps(rng, planted, score, space, counts):
+        own = weigh_plasticity(trials, score).slope
+        if own is None:
+            found.append(Campaign(UNDECIDED, [], np.nan))
+        else:
+            covered = own.low <= world.beta <= own.high
+            found.append(Campaign(verdict_word(in_accuracy(own, 0.5)), [covered], own.high - own.low))
+    return found
 
 
 def share_interval(count: int, of: int) -> list[float]:
@@ -148,67 +109,87 @@ def share_interval(count: int, of: int) -> list[float]:
 # --- the figures ------------------------------------------------------------------------------------------------------
 
 
-def null_figure(
-    name: str, world: World, space: str, num_trials: int, num_sets: int, repetitions: int
-) -> dict[str, Any]:
-    runs = [run(world, space, num_trials, num_sets, seed) for seed in range(repetitions)]
-    claims = sum(each.pooled != UNDECIDED for each in runs)
-    covered = list(itertools.chain.from_iterable(each.covered for each in runs))
+def null_figure(name: str, runs: list[Campaign]) -> dict[str, Any]:
+    claims = sum(each.word != UNDECIDED for each in runs)
     return figure(
-        f"null/{name}/{space}/{num_trials}" + (f"/{num_sets}" if num_sets > 1 else ""),
-        claims / repetitions,
+        f"null/{name}",
+        claims / len(runs),
         None,
         "share of sweeps with a claim, β = 0",
-        claim_rate=claims / repetitions,
-        interval=share_interval(claims, repetitions),
-        coverage=sum(covered) / len(covered),
-        coverage_interval=share_interval(sum(covered), len(covered)),
-        width=float(np.median([each.width for each in runs])),
-        repetitions=repetitions,
+        claim_rate=claims / len(runs),
+        interval=share_interval(claims, len(runs)),
+        **coverage(runs),
     )
 
 
-def power_figure(times: float, space: str, num_trials: int, num_sets: int, repetitions: int) -> dict[str, Any]:
-    world = published_world(times)
-    runs = [run(world, space, num_trials, num_sets, seed) for seed in range(repetitions)]
-    supported = sum(each.pooled == SUPPORTED for each in runs)
-    covered = list(itertools.chain.from_iterable(each.covered for each in runs))
+def power_figure(name: str, world: World, runs: list[Campaign]) -> dict[str, Any]:
+    supported = sum(each.word == SUPPORTED for each in runs)
     return figure(
-        f"power/{times:g}x/{space}/{num_trials}/{num_sets}",
-        supported / repetitions,
+        f"power/{name}",
+        supported / len(runs),
         None,
         "share called supported",
         more_is_better=True,
-        power=supported / repetitions,
-        interval=share_interval(supported, repetitions),
-        wrong=sum(each.pooled not in (SUPPORTED, UNDECIDED) for each in runs) / repetitions,
-        coverage=sum(covered) / len(covered),
-        coverage_interval=share_interval(sum(covered), len(covered)),
-        width=float(np.median([each.width for each in runs])),
+        power=supported / len(runs),
+        interval=share_interval(supported, len(runs)),
+        wrong=sum(each.word not in (SUPPORTED, UNDECIDED) for each in runs) / len(runs),
         beta=world.beta,
-        repetitions=repetitions,
+        **coverage(runs),
     )
 
 
-def all_figures(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    for space, num_trials in itertools.product(arguments.spaces, arguments.trials):
-        for name, world in NULLS.items():
-            yield null_figure(name, world, space, num_trials, 1, arguments.repetitions)
-    for num_sets, (name, world) in itertools.product(arguments.sets, NULLS.items()):
-        if num_sets > 1:
-            repetitions = max(1, arguments.repetitions // 4)
-            yield null_figure(name, world, "components", arguments.trials[0], num_sets, repetitions)
+def coverage(runs: list[Campaign]) -> dict[str, Any]:
+    """Of the single sets' intervals, and of several sets' together."""
+    covered = list(itertools.chain.from_iterable(each.covered for each in runs))
+    found: dict[str, Any] = {
+        "coverage": sum(covered) / len(covered),
+        "coverage_interval": share_interval(sum(covered), len(covered)),
+        "width": float(np.nanmedian([each.width for each in runs])),
+        "repetitions": len(runs),
+    }
+    if pooled := [each.pooled for each in runs if each.pooled is not None]:
+        average, following = (sum(side) for side in zip(*pooled, strict=True))
+        found |= {
+            "pooled_coverage": average / len(pooled),
+            "pooled_coverage_interval": share_interval(average, len(pooled)),
+            "next_coverage": following / len(pooled),
+        }
+    return found
+
+
+def all_figures(arguments: argparse.Namespace, executor: Executor) -> Iterator[dict[str, Any]]:
+    most: int = arguments.repetitions
+
+    def repeat(share: int, world: World, space: str, num_trials: int, num_sets: int) -> list[Campaign]:
+        seeds = range(max(1, most // share))
+        return list(executor.map(functools.partial(run, world, space, num_trials, num_sets), seeds, chunksize=5))
+
+    if "null" in arguments.only:
+        for space, num_trials, name in itertools.product(arguments.spaces, arguments.trials, NULLS):
+            yield null_figure(f"{name}/{space}/{num_trials}", repeat(1, NULLS[name], space, num_trials, 1))
+    several = [count for count in arguments.sets if count > 1 and "pooled" in arguments.only]
+    for num_sets, name in itertools.product(several, NULLS):
+        num_trials = arguments.trials[0]
+        runs = repeat(2, NULLS[name], "components", num_trials, num_sets)
+        yield null_figure(f"{name}/components/{num_trials}/{num_sets}", runs)
+    for space, name in itertools.product(arguments.spaces, PROPOSED) if "proposed" in arguments.only else ():
+        seeds = range(max(1, most // (2 if space == "components" else 4)))  # a sweep of 64 takes one to three seconds
+        sweeps = executor.map(functools.partial(run_proposed, NULLS[name], space, arguments.trials), seeds)
+        for num_trials, runs_of in zip(arguments.trials, zip(*sweeps, strict=True), strict=True):
+            yield null_figure(f"proposed-{name}/{space}/{num_trials}", list(runs_of))
     for times, space, num_trials, num_sets in itertools.product(
-        arguments.times, arguments.spaces, arguments.trials, arguments.sets
+        arguments.times, arguments.spaces, arguments.trials, arguments.sets if "power" in arguments.only else ()
     ):
-        repetitions = max(1, arguments.repetitions // (8 if num_sets < 11 else 16))
-        yield power_figure(times, space, num_trials, num_sets, repetitions)
+        world = published_world(times)
+        runs = repeat(4 if num_sets < 11 else 8, world, space, num_trials, num_sets)
+        yield power_figure(f"{times:g}x/{space}/{num_trials}/{num_sets}", world, runs)
 
 
 def main() -> None:
     parser = make_parser(__doc__)
+    parser.add_argument("--repetitions", type=int, default=8, help="of a null; of the others a half to an eighth")
     parser.add_argument(
-        "--repetitions", type=int, default=8, help="of a null; pooled a fourth, power an eighth or less"
+        "--only", nargs="+", choices=KINDS, default=KINDS, help="--save keeps what an earlier run has of the others"
     )
     parser.add_argument("--trials", type=int, nargs="+", default=[16])
     parser.add_argument("--spaces", nargs="+", choices=GROUPS, default=["components"])
@@ -216,12 +197,15 @@ def main() -> None:
     parser.add_argument("--times", type=float, nargs="+", default=[1.0], help="multiples of the published effect")
     arguments = parser.parse_args()
     found = []
-    with threadpool_limits(limits=1):
-        for each in all_figures(arguments):
-            print(
-                f"{each['name']:40} {each['ours']:.3f} {each['interval']} coverage {each['coverage']:.3f}", flush=True
-            )
+    with ProcessPoolExecutor(initializer=threadpool_limits, initargs=(1,)) as executor:
+        for each in all_figures(arguments, executor):
+            rate = each["claim_rate"] if "claim_rate" in each else each["power"]
+            low, high = each["interval"]
+            print(f"{each['name']:40} {rate:.3f} [{low:.3f}, {high:.3f}] covers {each['coverage']:.3f}", flush=True)
             found.append(each)
+    if arguments.save:
+        earlier = json.loads((RESULTS / "verdict.json").read_text(encoding="utf-8"))["results"]
+        found = list({each["name"]: each for each in [*earlier, *found]}.values())
     hand_in("verdict", found, arguments, repetitions=arguments.repetitions)
     if arguments.save:
         draw(found).savefig(RESULTS / "verdict.png", dpi=110)

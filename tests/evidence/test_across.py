@@ -1,10 +1,13 @@
 """The paper's statistics from its published table, and pooled effects against numbers worked out elsewhere."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from unfreeze.evidence.across import compare, mean_ranks, pool
+from unfreeze.evidence.effects import Slope
 from unfreeze.report.paper import PUBLISHED
 
 COLUMNS = ("mha", "fc1", "fc2", "ln2", "ln1")
@@ -47,39 +50,59 @@ def test_nothing_to_test(table) -> None:
 # --- pooled -----------------------------------------------------------------------------------------------------------
 
 PULLS = np.linspace(0.1, 2, 120)[::-1]  # the present order pulls most
+MOST = 6  # of 120 exchanges may do as well outside the interval
+
+
+def estimate(mean: float, sd: float, *, common: float = 0.2) -> Slope:
+    """A set's β; ``common``: how far from its mean β is not excluded, whatever sets differ by."""
+
+    def pulls(beta: float) -> np.ndarray:
+        return np.concatenate([[abs(beta - mean)], np.full(MOST + 1, common), np.zeros(119 - MOST - 1)])
+
+    return Slope(mean=mean, sd=sd, positive=0.5, p=0.5, low=0.0, high=0.0, log_bayes_factor=0.0, pulls=pulls)
 
 
 def test_equal_sets_have_no_spread() -> None:
-    """Four times the same: the inverse-variance mean, its error halved, t with 3 degrees of freedom."""
-    found = pool([0.3] * 4, [0.1] * 4, [PULLS] * 4)
-    half = stats.t.ppf(0.975, 3) * 0.1 / 2
-    assert (found.mean, found.spread, found.p) == (pytest.approx(0.3), 0, pytest.approx(1 / 120))
-    assert (found.low, found.high) == (pytest.approx(0.3 - half), pytest.approx(0.3 + half))
-    half = stats.t.ppf(0.975, 2) * 0.1 / 2
-    assert (found.next_low, found.next_high) == (pytest.approx(0.3 - half), pytest.approx(0.3 + half))
+    """Four times the same: the inverse-variance mean; its error halved, less by the prior's 4 in 7 degrees of freedom,
+    t with as many; and what the exchanges leave possible, 0.2 on either side."""
+    found = pool([estimate(0.3, 0.1)] * 4)
+    assert (found.mean, found.spread) == (pytest.approx(0.3), 0)
+    half = stats.t.ppf(0.975, 7) * np.sqrt(4 / 7) * 0.1 / 2
+    assert found.high - 0.3 == pytest.approx(np.hypot(half, 0.2), abs=1e-5)
+    assert 0.3 - found.low == pytest.approx(np.hypot(half, 0.2), abs=1e-5)
+    assert found.next_high - 0.3 == pytest.approx(np.hypot(half * np.sqrt(5), 0.2), abs=1e-5)
 
 
 def test_the_spread_solves_its_equation() -> None:
     effects, sds = np.array([0.1, 0.5, -0.2, 0.4, 0.9]), np.array([0.1, 0.2, 0.15, 0.1, 0.3])
-    found = pool(effects, sds, [PULLS] * 5)
+    found = pool([estimate(*each) for each in zip(effects, sds, strict=True)])
     weights = 1 / (sds**2 + found.spread**2)
     assert found.mean == pytest.approx(weights @ effects / weights.sum())
     assert weights @ (effects - found.mean) ** 2 == pytest.approx(4)
-    # With that spread Hartung and Knapp's factor is 1.
-    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 4) / np.sqrt(weights.sum()))
     assert found.next_low < found.low < found.high < found.next_high
 
 
-def test_precise_equal_variances_are_a_t_test() -> None:
+def test_sets_that_differ_without_doubt_are_a_t_test() -> None:
+    """But for the degrees of freedom: the prior counts as four sets more."""
     effects = [0.1, 0.5, -0.2, 0.4, 0.9, 0.3]
-    found = pool(effects, [1e-6] * 6, [PULLS] * 6)
-    low, high = stats.ttest_1samp(effects, 0).confidence_interval(0.95)
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    found = pool([estimate(effect, 1e-6, common=0.0) for effect in effects])
+    half = stats.t.ppf(0.975, 5 + 4) * stats.sem(effects)
+    assert (found.low, found.high) == (
+        pytest.approx(np.mean(effects) - half, abs=1e-4),
+        pytest.approx(np.mean(effects) + half, abs=1e-4),
+    )
     assert found.spread == pytest.approx(np.std(effects, ddof=1))
+
+
+def test_what_the_components_differ_by_is_no_smaller_over_many_sets() -> None:
+    many = pool([estimate(0.3, 0.1)] * 40)
+    assert many.high - many.mean == pytest.approx(0.2, rel=0.02)
 
 
 def test_labels_are_exchanged_in_all_sets_at_once() -> None:
     """Two sets in which the present order pulls oppositely: together it pulls no more than any other."""
-    assert pool([0.3, -0.3], [0.1, 0.1], [PULLS, -PULLS]).p == 1
-    assert pool([0.3], [0.1], [PULLS]).low is None
-    assert pool([0.3, 0.4], [0.1, 0.1], [PULLS, PULLS]).next_low is None
+    up, down = (dataclasses.replace(estimate(0.3, 0.1), pulls=lambda beta, own=own: own) for own in (PULLS, -PULLS))
+    assert pool([up, down]).p == 1
+    assert pool([up, up]).p == pytest.approx(1 / 120)
+    assert pool([up]).low is None
+    assert pool([up, up]).next_low is None

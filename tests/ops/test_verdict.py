@@ -9,7 +9,9 @@ import pytest
 from scipy.special import logit
 from scripts import load_script
 
+from unfreeze.evidence.model import standardised
 from unfreeze.evidence.power import POWER, what_would_settle
+from unfreeze.records import COMPONENTS
 from unfreeze.report.paper import PUBLISHED
 
 BENCH = Path(__file__).resolve().parents[2] / "ops" / "bench"
@@ -27,7 +29,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_a_large_effect_is_found_and_its_reverse_too(bench: ModuleType, space: str) -> None:
     for sign, word in ((1, "supported"), (-1, "contradicted")):
         world = bench.World(components=0.02, parts=0.01, beta=sign * 0.5)
-        words = [bench.run(world, space, 32, 1, seed).pooled for seed in range(6)]
+        words = [bench.run(world, space, 32, 1, seed).word for seed in range(6)]
         assert set(words) <= {word, "undecided"}
         assert words.count(word) >= 4
 
@@ -43,7 +45,7 @@ def test_the_published_effect_is_that_of_its_table(bench: ModuleType) -> None:
 
 def test_plasticity_is_planted_as_said(bench: ModuleType) -> None:
     rng = np.random.default_rng(0)
-    size = bench.standardised(bench.SIZES)
+    size = standardised(bench.SIZES)
     drawn = [bench.plant_score(rng, 1, 0.8)[:, 0] for _ in range(400)]
     assert np.mean([np.corrcoef(score, size)[0, 1] for score in drawn]) == pytest.approx(0.8, abs=0.05)
     free = [bench.plant_score(rng, 12, 0.0) for _ in range(50)]
@@ -59,3 +61,17 @@ def test_the_power_that_reports_quote_is_the_measured_one() -> None:
             measured[float(times.removesuffix("x")), space, int(trials), int(sets)] = figure["power"]
     assert measured == POWER
     assert what_would_settle().startswith("What would settle it, in simulated sweeps: an effect of the published size")
+
+
+def test_a_proposed_sweep_is_the_planner_s_and_a_longer_one_begins_with_it(bench: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    score = bench.plant_score(rng, 1, 0.0)
+    planted = bench.DataSet.plant(rng, bench.NULLS["effects"], score, np.zeros(5), 0.0)
+    short, longer = bench.propose_sweeps(rng, planted, score, "components", [10, 12])
+    origins = [trial.spec.origin for trial in longer]
+    assert origins == ["prior"] * 5 + ["baseline"] * 2 + ["search"] * 5 + ["confirm"] * 6
+    assert longer[:10] == short[:10]
+    order = [COMPONENTS[place] for place in np.argsort(-score[:, 0])]
+    assert [trial.spec.selection for trial in longer[:5]] == order  # from the most plastic
+    baselines = sum(trial.spec.selection in ("all", "none") for trial in longer)
+    assert bench.weigh_plasticity(longer, score).num_trials == len(longer) - baselines

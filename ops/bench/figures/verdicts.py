@@ -10,25 +10,39 @@ def verdict(records: Records) -> str:
     worst = max(nulls.values(), key=lambda f: f["claim_rate"])
     coverages = [f["coverage"] for f in nulls.values()]
     mean = sum(coverages) / len(coverages)
-    error = 100 * (0.05 * 0.95 / records["verdict"]["repetitions"]) ** 0.5
+    pooled = {name: f for name, f in found.items() if "pooled_coverage" in f}
     text = f"""Simulated sweeps whose plasticity has nothing to do with accuracy: the verdict claims something in
         {100 * min(f["claim_rate"] for f in nulls.values()):.1f} to {100 * worst["claim_rate"]:.1f} % of them, most in
         `{worst["name"]}` [{_interval(worst)}]; 5 % is the bar, and 34 to 52 % was the rate before labels were
         exchanged. The 95 % interval of β holds the truth in {100 * mean:.1f} % of all of them, by row in
-        {100 * min(coverages):.1f} to {100 * max(coverages):.1f} % (one standard error is about {error:.1f}).
-        A name is null / what makes accuracy / space / trials, and how many data sets where they are pooled."""
-    more = """Power: the share called supported where one standard deviation of plasticity is worth what the published
+        {100 * min(coverages):.1f} to {100 * max(coverages):.1f} %. A name is null / what makes accuracy / space /
+        trials, and how many data sets where they are pooled; trials are drawn at random, in `proposed-…` the planner
+        proposes them as in a real sweep."""
+    pooled_text = ""
+    if pooled:
+        average, following = (
+            sum(f[key] * f["repetitions"] for f in pooled.values()) / sum(f["repetitions"] for f in pooled.values())
+            for key in ("pooled_coverage", "next_coverage")
+        )
+        pooled_text = f"""The average set's interval holds the truth in {100 * average:.1f} % of all simulated studies
+            of several sets, the next set's in {100 * following:.1f} %."""
+    more = f"""Power: the share called supported where one standard deviation of plasticity is worth what the published
         table implies (1x), or four times as much. Sets share the components, and so eleven are no eleven draws of
-        them."""
+        them. {pooled_text}"""
     null_rows = [
-        [f"`{name}`", f"{100 * f['claim_rate']:.1f} % [{_interval(f)}]", f"{100 * f['coverage']:.1f} %"]
+        [
+            f"`{name}`",
+            f"{100 * f['claim_rate']:.1f} % [{_interval(f)}]",
+            f"{100 * f['coverage']:.1f} %",
+            str(f["repetitions"]),
+        ]
         for name, f in nulls.items()
     ]
     return "\n\n".join(
         [
             prose(text),
             "![Error rates and power of the verdict](results/verdict.png)",
-            table(["null", "claims [95 %]", "β's interval covers"], null_rows),
+            table(["null", "claims [95 %]", "β's interval covers", "sweeps"], null_rows),
             prose(more),
             _power_table(powers),
         ]

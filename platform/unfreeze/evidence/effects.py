@@ -12,6 +12,7 @@ without regard to them it covers 95 % whatever they differ by; ops/bench/verdict
 follows size too. It holds 0 where more than 5 % of the exchanged labels do as well as the true ones.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ class Slope:
     low: float  # 95 % by exchange; infinite where no β is excluded on that side
     high: float
     log_bayes_factor: float  # natural; of this score against none
-    pulls: np.ndarray  # (P,) of every exchange, the present order first: what p is counted from
+    pulls: Callable[[float], np.ndarray]  # β taken out → (P,) of every exchange, the present order first; p counts them
 
 
 def slope(effects: LinearEffects, scores: np.ndarray, sizes: np.ndarray) -> Slope:
@@ -54,11 +55,26 @@ def slope(effects: LinearEffects, scores: np.ndarray, sizes: np.ndarray) -> Slop
         sd=sd,
         positive=positive,
         p=score.p(0.0),
-        low=score.end(mean, -_STEP * sd),
-        high=score.end(mean, _STEP * sd),
+        low=interval_end(score.p, mean, -sd),
+        high=interval_end(score.p, mean, sd),
         log_bayes_factor=score.log_bayes_factor(),
-        pulls=score.pulls(0.0),
+        pulls=score.pulls,
     )
+
+
+def interval_end(p: Callable[[float], float], start: float, step: float) -> float:
+    """The outermost β on one side of ``start`` that ``p`` does not exclude, infinite where it excludes none; ``step``:
+    about one standard deviation, with the side's sign."""
+    places = start + _STEP * step * np.arange(_NUM_STEPS)
+    kept = np.flatnonzero([p(beta) > LEVEL for beta in places])
+    last = kept[-1] if len(kept) else 0
+    if last == len(places) - 1:
+        return float(np.copysign(np.inf, step))
+    inside, outside = places[last], places[last + 1]
+    for _ in range(_NUM_HALVINGS):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if p(middle) > LEVEL else (inside, middle)
+    return float(inside)
 
 
 def _fix_size(effects: LinearEffects, size: np.ndarray) -> LinearEffects:
@@ -109,19 +125,6 @@ class _ExchangedScore:
         squares = of.squares - 2 * beta * self._gradient[0] + beta**2 * self._information[0]
         weights = _normalised(of.log_weights - of.shape * np.log(squares)) / np.sqrt(squares / (2 * of.shape))
         return self._pulls @ weights - beta * (self._shares @ weights)
-
-    def end(self, start: float, step: float) -> float:
-        """The outermost β on one side that is not excluded."""
-        places = start + step * np.arange(_NUM_STEPS)
-        kept = np.flatnonzero([self.p(beta) > LEVEL for beta in places])
-        last = kept[-1] if len(kept) else 0
-        if last == len(places) - 1:
-            return float(np.copysign(np.inf, step))
-        inside, outside = places[last], places[last + 1]
-        for _ in range(_NUM_HALVINGS):
-            middle = (inside + outside) / 2
-            inside, outside = (middle, outside) if self.p(middle) > LEVEL else (inside, middle)
-        return float(inside)
 
     def log_bayes_factor(self) -> float:
         """This score, its β as large as the search expects one, against no score."""

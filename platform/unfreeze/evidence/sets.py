@@ -37,9 +37,8 @@ def pool_sweeps(evidence: Mapping[str, Evidence], *, one_protocol: bool = False)
             slopes[name] = own
     pooled, accuracy = None, None
     if slopes:
-        each = [own.slope for own in slopes.values() if own.slope is not None]
         accuracy = median(own.accuracy for own in slopes.values())
-        logits = pool([own.mean for own in each], [own.sd for own in each], [own.pulls for own in each])
+        logits = pool([own.slope for own in slopes.values() if own.slope is not None])
         pooled = _in_accuracy(logits, accuracy)
     columns = _component_accuracies(evidence, skip=apart.keys() if not one_protocol else ())
     return PooledSweeps(
