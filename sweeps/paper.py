@@ -33,13 +33,14 @@ def main(config: "Config") -> None:
     from unfreeze.evidence.sets import pool_sweeps
     from unfreeze.report.paper import paper_table
     from unfreeze.report.sets import sets_report
+    from unfreeze.search.left_out import leave_each_out
     from unfreeze.sweep.campaign import run_campaign
     from unfreeze.sweep.publish import publish_sets
 
     evidence, errors = run_campaign(configs)
     show(paper_table(evidence), kept_at=config.storage)
     if evidence:
-        pooled = pool_sweeps(evidence, one_protocol=True)
+        pooled = leave_each_out(evidence, pool_sweeps(evidence, one_protocol=True))
         show(sets_report(evidence, pooled), kept_at=config.storage)
         publish_sets(evidence, pooled, config.storage)
     if errors:

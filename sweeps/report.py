@@ -94,9 +94,10 @@ def tell_several(evidence: "dict[str, Evidence]", storage: str) -> None:
     from unfreeze.evidence.sets import pool_sweeps
     from unfreeze.report.sets import sets_report
     from unfreeze.report.streams import show
+    from unfreeze.search.left_out import leave_each_out
     from unfreeze.sweep.publish import publish_sets
 
-    pooled = pool_sweeps(evidence)
+    pooled = leave_each_out(evidence, pool_sweeps(evidence))
     show(sets_report(evidence, pooled))
     publish_sets(evidence, pooled, storage)
 

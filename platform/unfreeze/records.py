@@ -290,6 +290,20 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """Trials that a search of one data set takes, on average over what its truth may be, without and with what the
+    others taught."""
+
+    sweep: str
+    alone: float
+    learned: float
+    saved: float
+    low: float  # 95 %, Student's over the truths
+    high: float
+    num_truths: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PooledSweeps:
     """Sweeps of several data sets together."""
 
@@ -300,6 +314,7 @@ class PooledSweeps:
     accuracy: float | None  # near which: the median of the sets' median selections
     comparisons: tuple[Comparison, ...]
     ranks: dict[str, float]  # component → mean rank of its accuracy, 1 the best
+    left_out: tuple[LeftOut, ...] = ()  # each of `names` in turn; empty with fewer than two
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

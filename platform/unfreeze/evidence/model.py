@@ -277,6 +277,11 @@ class Posterior:
             start += share[draw]
         return drawn
 
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a run, in logits."""
+        return float(np.sqrt(self._weights @ (self._scale * self._draws[:, -1] ** 2)))
+
     # --- effects ----------------------------------------------------------------------------------------------------
 
     def component_effects(self) -> Effects:

@@ -11,6 +11,8 @@ from unfreeze.report.vega import Chart, by_component, hover, intervals, percent,
 
 _HEADINGS = ("sweep", "data", "trials", "points of accuracy [95 %]", "P(β > 0)", "p", "verdict")
 _COMPARED = ("first", "second", "sets", "difference", "relative", "t-test p", "Wilcoxon p")
+_LEFT_OUT = ("left out", "trials without", "learned on the others", "saved [95 %]")
+_LEFT_OUT_TITLE = "Leave one set out: trials of a search until it is within half a point of the best"
 _NOTE = (
     "Differences in points, first less second, and in percent of the second; paired t-test two-sided, Wilcoxon signed "
     "ranks one-sided (first is better), as published. Both take the sets as independent and count no comparison twice: "
@@ -27,6 +29,9 @@ def sets_report(evidence: Mapping[str, Evidence], pooled: PooledSweeps) -> str:
     if pooled.comparisons:
         console.print(make_table(_compared_title(evidence), _COMPARED, _compared_rows(pooled)))
         print_lines(console, [_ranks_line(pooled), _NOTE])
+    if pooled.left_out:
+        console.print(make_table(_LEFT_OUT_TITLE, _LEFT_OUT, _left_out_rows(pooled)))
+        print_lines(console, [_left_out_note(pooled)])
     return text_of(console)
 
 
@@ -50,6 +55,10 @@ def sets_page(evidence: Mapping[str, Evidence], pooled: PooledSweeps) -> str:
         compared=_compared_rows(pooled),
         ranks=_ranks_line(pooled),
         note=_NOTE,
+        left_out_title=_LEFT_OUT_TITLE,
+        left_out_headings=_LEFT_OUT,
+        left_out=_left_out_rows(pooled),
+        left_out_note=_left_out_note(pooled),
     )
 
 
@@ -71,6 +80,27 @@ def _compared_rows(pooled: PooledSweeps) -> list[tuple[str, ...]]:
         )
         for found in pooled.comparisons
     ]
+
+
+def _left_out_rows(pooled: PooledSweeps) -> list[tuple[str, ...]]:
+    return [
+        (
+            found.sweep,
+            f"{found.alone:.1f}",
+            f"{found.learned:.1f}",
+            f"{found.saved:+.1f} [{found.low:.1f}, {found.high:.1f}]".replace("-", "−"),
+        )
+        for found in pooled.left_out
+    ]
+
+
+def _left_out_note(pooled: PooledSweeps) -> str:
+    if not pooled.left_out:
+        return ""
+    return (
+        f"Searches of whole components (search.first=none), with search.learn_from the other sets and without it, "
+        f"replayed on {pooled.left_out[0].num_truths} truths that the model holds possible after each set’s own trials."
+    )
 
 
 def _ranks_line(pooled: PooledSweeps) -> str:
