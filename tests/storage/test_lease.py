@@ -85,6 +85,24 @@ def test_of_two_starts_at_once_one_writes_fifty_times_in_a_row(ledger: Ledger) -
                 assert [own.lease for own in found if own is not None] == [number]
 
 
+def test_of_fifty_starts_at_once_one_writes(ledger: Ledger) -> None:
+    ledger.claim(Config())
+    together, after = threading.Barrier(50), threading.Barrier(50)
+
+    def start(_: int) -> int | None:
+        together.wait()
+        try:
+            with hold(ledger, renew_s=60) as own:
+                after.wait()  # held until all have tried
+                return own.lease
+        except SweepHeldError:
+            after.wait()
+            return None
+
+    with ThreadPoolExecutor(50) as threads:
+        assert [lease for lease in threads.map(start, range(50)) if lease is not None] == [1]
+
+
 def count_up(location: str, path: Path, until: float) -> None:
     """Take the sweep again and again; while it is held nobody else may touch the file."""
     ledger = Ledger(location, "study")

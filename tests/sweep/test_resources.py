@@ -238,6 +238,17 @@ def test_without_an_address_ray_is_started_here_and_ended(calls: list[dict[str, 
     assert calls[1] == {}
 
 
+def test_a_ray_that_does_not_come_up_in_time_is_one_sentence(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(ClusterError, match="Ray cannot be started here: The current node timed out"):
+        ray_cluster(ClusterConfig()).__enter__()
+
+
 @pytest.mark.parametrize(
     ("option", "variable", "joined"),
     [("head:6379", None, "head:6379"), (None, "job:6379", "job:6379"), ("head:6379", "job:6379", "head:6379")],

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import Config
@@ -40,6 +39,9 @@ def importances(config: Config, model: ModelFacts, trials: Sequence[TrialRecord]
             min(*rates, space.learning_rate_low), max(*rates, space.learning_rate_high), log=True
         ),
     }
+    # Here, since it brings scikit-learn's forests, and a sweep needs them at its end alone.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     for params, accuracy in points:

@@ -23,6 +23,7 @@ from unfreeze.report.streams import say, stage
 from unfreeze.sweep.address import check_address
 from unfreeze.sweep.machine import check_train, count_cpus, provide_token, ray_folder
 from unfreeze.sweep.package import check_workers, on_path, travelling
+from unfreeze.sweep.reaper import children, ending_with_driver
 
 GOES_ON = "nothing that finished is lost and no trial is blamed: run the same command and it goes on"
 
@@ -54,19 +55,21 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         return
     address = _address(config)
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    if address == "local":
-        _start()
-    else:
-        _join(address)
-    try:
+    with contextlib.ExitStack() as stack:
+        if address == "local":
+            others = children()  # of a notebook, say
+            _start()
+            stack.enter_context(ending_with_driver(others))
+        else:
+            _join(address)
+        stack.callback(ray.shutdown)
         if threading.current_thread() is threading.main_thread():  # where alone Ray takes SIGTERM for itself
             signal.signal(signal.SIGTERM, on_sigterm)
-        yield
-    except (ClusterError, InfrastructureError):
-        say(f"what Ray and its workers said is in {ray._private.worker._global_node.get_logs_dir_path()}")
-        raise
-    finally:
-        ray.shutdown()
+        try:
+            yield
+        except (ClusterError, InfrastructureError):
+            say(f"what Ray and its workers said is in {ray._private.worker._global_node.get_logs_dir_path()}")
+            raise
 
 
 def _address(config: ClusterConfig) -> str:
@@ -105,7 +108,7 @@ def _start() -> None:
     try:
         with stage("starting Ray"), on_path():
             ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, _temp_dir=folder, **_QUIET)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # a plain one of Ray's where a busy machine takes too long (node.py)
         raise ClusterError(f"Ray cannot be started here: {_first_line(error)}") from error
 
 

@@ -1,0 +1,46 @@
+"""Nothing of a Ray that was started here outlives its driver, however that ends.
+
+Two of Ray's agents try for 60 s to tell a head that is gone of their raylet's death (process_watcher.py), and no
+setting of Ray's shortens it. A process of ours sees the driver go, since the pipe between them closes, and ends them.
+"""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+
+_GRACE_S = 5.0  # in which Ray's processes end by themselves, most of them
+
+
+@contextlib.contextmanager
+def ending_with_driver(others: set[psutil.Process]) -> Iterator[None]:
+    """What this process has started so far, ``others`` left out, is gone seconds after it, or after this is left."""
+    pids = [str(process.pid) for process in children() - others]
+    # In a session of its own: Ctrl-C is for the driver.
+    reaper = subprocess.Popen([sys.executable, __file__, *pids], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield
+    finally:
+        reaper.communicate()
+
+
+def children() -> set[psutil.Process]:
+    """What this process has started and still runs, directly or not."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def main(pids: list[str]) -> None:
+    processes = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):  # gone by now
+            processes.append(psutil.Process(int(pid)))
+    sys.stdin.read()  # nothing ever comes: it ends with the driver
+    for process in psutil.wait_procs(processes, timeout=_GRACE_S)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # or another has its number by now
+            process.kill()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
