@@ -1,21 +1,18 @@
-"""A real `mlflow server` behind a proxy that fails, and a disk that is full: no trial waits, nothing is lost."""
+"""A real `mlflow server` behind a proxy that fails, down altogether, and a disk that is full: no trial waits, there is
+one warning, nothing is lost. What it costs the sweep: ops/bench/tracking.py."""
 
 import itertools
 import logging
-import resource
 import shutil
-import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
-from faulty_proxy import Fault, FaultyProxy
+from faulty_proxy import OUTAGES, Fault, FaultyProxy
 from finished_sweep import make_evidence, make_ledger, make_trial
-from mlflow_runs import runs_by_key
-from processes import Patience, Processes
+from mlflow_runs import runs_by_key, serve
+from small_disk import SmallDisk
 
 from unfreeze.config import TrackingConfig
 from unfreeze.errors import ConfigError, InfrastructureError
@@ -26,43 +23,23 @@ from unfreeze.tracking.mirror import MlflowMirror
 
 pytestmark = pytest.mark.slow
 
-FAULTS = (Fault.RESET, Fault.LATE, Fault.TOO_MANY, Fault.BROKEN, Fault.UNKNOWN, Fault.HALF, Fault.UNANSWERED)
 LATE_S = 5.0  # a call
 NUM_LATER = 4  # trials that end while MLflow is watched
 AT_ONCE_S = 1.0  # a call that only wakes a thread, on a busy machine; MLflow's own calls take 5 s where it is slow
 
 
 @pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory,
-    fresh_database: Path,
-    patience: Patience,
-    module_processes: Processes,
-) -> int:
-    """The port of a server with a database of its own."""
+def server(tmp_path_factory: pytest.TempPathFactory, fresh_database: Path) -> Iterator[str]:
+    """The address of a server with a database of its own."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(fresh_database, folder / "mlflow.db")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
-    command = [sys.executable, "-m", "mlflow", "server", *store, "--port", str(port), "--workers", "1"]
-    with (folder / "log").open("wb") as log:
-        module_processes.start(command, cwd=folder, log=log)
-
-    def answers() -> bool:
-        try:
-            return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
-
-    patience.wait(answers, 60, "answer of the MLflow server")
-    return port
+    with serve(folder) as address:
+        yield address
 
 
 @pytest.fixture
-def proxy(server: int) -> Iterator[FaultyProxy]:
-    with FaultyProxy(f"http://127.0.0.1:{server}", late_s=LATE_S) as proxy:
+def proxy(server: str) -> Iterator[FaultyProxy]:
+    with FaultyProxy(server, late_s=LATE_S) as proxy:
         yield proxy
 
 
@@ -82,7 +59,7 @@ def run_on(mirror: MlflowMirror, ledger: Ledger, indices: range) -> None:
 
 
 @pytest.mark.parametrize("when", ["start", "middle", "end"])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", OUTAGES)
 def test_one_warning_no_waiting_and_all_there_afterwards(
     fault: str,
     when: str,
@@ -153,17 +130,32 @@ def test_the_command_says_what_is_wrong(
         synchronise(TrackingConfig(uri=None), ledger)
 
 
-def test_a_full_disk_under_sqlite(config: TrackingConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_under_sqlite(
+    config: TrackingConfig, small_disk: SmallDisk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     ledger = make_ledger(tmp_path / "runs", make_evidence())
-    database = Path(str(config.uri).removeprefix("sqlite:///"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    mirror = MlflowMirror(config, ledger, read_evidence).__enter__()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (database.stat().st_size, hard))
-    try:
-        run_on(mirror, ledger, range(20, 20 + NUM_LATER))
-        mirror.close(timeout_s=30)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    shutil.move(str(config.uri).removeprefix("sqlite:///"), small_disk.path / "mlflow.db")
+    on_it = TrackingConfig(uri=f"sqlite:///{small_disk.path}/mlflow.db", experiment=config.experiment)
+    mirror = MlflowMirror(on_it, ledger, read_evidence).__enter__()
+    small_disk.fill()
+    run_on(mirror, ledger, range(20, 20 + NUM_LATER))
+    mirror.close(timeout_s=30)
     assert sum("keeps trying" in record.getMessage() for record in caplog.records) == 1
-    synchronise(config, ledger)
-    assert len(runs_by_key(config)[1]) == 2 + 12 + NUM_LATER
+    assert "full" in caplog.text
+    small_disk.make_room()
+    synchronise(on_it, ledger)
+    assert len(runs_by_key(on_it)[1]) == 2 + 12 + NUM_LATER
+
+
+def test_a_server_that_is_not_there_while_the_sweep_runs(
+    server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = make_ledger(tmp_path / "runs", make_evidence())
+    with FaultyProxy(server) as gone:
+        pass  # its port is closed now
+    with MlflowMirror(TrackingConfig(uri=gone.url, experiment="gone"), ledger, read_evidence) as mirror:
+        run_on(mirror, ledger, range(20, 20 + NUM_LATER))
+    assert [record.getMessage().count("does not answer") for record in caplog.records] == [1]
+    back = TrackingConfig(uri=server, experiment="gone")
+    synchronise(back, ledger)
+    assert len(runs_by_key(back)[1]) == 2 + 12 + NUM_LATER

@@ -168,12 +168,13 @@ def accuracy_against_cost(selections: list[Row], cost: str) -> Iterator[Chart]:
         return
     front = front_of(rows, cost)
     x = log_axis(cost, COSTS[cost], axis={"format": {"parameters": "~s", "flops": ".0%", "seconds": "~g"}[cost]})
+    y = percent("accuracy", ACCURACY, scale={"padding": 14})  # room for the name below the cheapest
     kinds = [name for name in KINDS if any(row["kind"] == name for row in rows)]
     points = {
         "mark": {"type": "point", "filled": True, "size": 60, "opacity": 0.85},
         "encoding": {
             "x": x,
-            "y": percent("accuracy", ACCURACY),
+            "y": y,
             **by_component("kind", kinds, legend=False),
             "tooltip": _OF_SELECTION + hover(flops="FLOPs of all’s|.1%", seconds="seconds|.1f"),
         },
@@ -181,13 +182,13 @@ def accuracy_against_cost(selections: list[Row], cost: str) -> Iterator[Chart]:
     line = {
         "data": {"name": f"front_{cost}"},
         "mark": {"type": "line", "interpolate": "step-after", "color": INK},
-        "encoding": {"x": x, "y": percent("accuracy", ACCURACY)},
+        "encoding": {"x": x, "y": y},
     }
     whisker = {
         "mark": {"type": "rule", "opacity": 0.6},
         "encoding": {"x": x, "y": percent("low", ACCURACY), "y2": {"field": "high"}},
     }
-    place = {"x": x, "y": percent("accuracy", ACCURACY), "text": {"field": "selection"}}
+    place = {"x": x, "y": y, "text": {"field": "selection"}}
     middle = math.sqrt(min(row[cost] for row in rows) * max(row[cost] for row in rows))
     labels = [  # towards the middle, where there is room
         {

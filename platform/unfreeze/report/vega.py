@@ -44,7 +44,7 @@ _CONFIG: dict[str, Any] = {
         "titleFontWeight": "normal",
         "labelFontSize": 11,
         "symbolOpacity": 1,
-        "columns": 4,
+        "columns": 5,
     },
     "header": {"labelColor": INK, "titleColor": INK, "labelFontSize": 12},
     "text": {"color": INK, "fontSize": 11},
