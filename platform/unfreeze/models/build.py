@@ -20,6 +20,7 @@ from unfreeze.config import Config, ModelConfig
 from unfreeze.data.pixels.crops import InputSpec
 from unfreeze.errors import ModelError
 from unfreeze.models import tiny
+from unfreeze.models.hub import check_hub
 from unfreeze.models.names import say_unknown
 from unfreeze.models.weights import fitting_weights
 from unfreeze.records import ModelFacts
@@ -59,6 +60,8 @@ def build_model(config: ModelConfig, *, num_classes: int, cache_dir: Path, inter
     """
     kwargs = create_kwargs(config)
     pretrained = config.weights is None and config.name != tiny.unfreeze_tiny.__name__
+    if pretrained:
+        check_hub(config.name)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # weights: random must be the same on every worker
@@ -131,8 +134,11 @@ def input_size(config: ModelConfig) -> int:
         source, name = parse_model_name(config.name)
         if source is None:
             return timm.get_pretrained_cfg(name, allow_unregistered=False).input_size[-1]
+        check_hub(config.name)
         read = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
         pretrained_cfg, _, arguments = read(name)
+    except ModelError:
+        raise
     except Exception as error:  # an unknown name, no such folder, a config.json of another library, no network
         raise ModelError(_explain_create(config, error)) from error
     size = arguments.get("img_size", pretrained_cfg.get("input_size", PretrainedCfg.input_size)[-1])
