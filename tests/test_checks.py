@@ -39,6 +39,26 @@ def test_dropout_and_kept_activations_exclude_each_other() -> None:
     load_config({"model": {"kwargs": kwargs}})
 
 
+@pytest.mark.parametrize("name", ["drop_rate", "drop_path_rate", "attn_drop_rate"])
+@pytest.mark.parametrize("rate", [-0.5, 1, 1.5])
+def test_a_share_to_drop_is_one(name: str, rate: float) -> None:
+    (line,) = problems_of({"model": {"kwargs": {name: rate}}})
+    assert line.strip() == f"model.kwargs.{name} must be 0 or more and below 1, but got {rate:g}"
+
+
+def test_a_width_is_above_0() -> None:
+    for ratio in (0, 0.0, -4, float("nan")):
+        (line,) = problems_of({"model": {"kwargs": {"mlp_ratio": ratio}}})
+        assert line.strip() == f"model.kwargs.mlp_ratio must be above 0, but got {ratio:g}"
+
+
+@pytest.mark.parametrize("name", ["digits", "svhn", "caltech101"])
+def test_a_set_of_arrays_does_not_stream(name: str) -> None:
+    (line,) = problems_of({"data": {"name": name, "source_path": "s", "loading": "stream"}})
+    assert f"data.loading=stream decodes each image from a file of its own, which data={name} does not have" in line
+    load_config({"data": {"name": "flowers102", "source_path": "s", "loading": "stream"}})
+
+
 @pytest.mark.parametrize(("batch_size", "cross", "sound"), [(32, 4, True), (4, 4, True), (30, 4, False), (2, 4, False)])
 def test_a_batch_holds_whole_groups(batch_size: int, cross: int, sound: bool) -> None:
     raw = {"plasticity": {"batch_size": batch_size, "cross": cross}}

@@ -11,6 +11,16 @@ _READ_BY_A_GRID = ("space", "selections", "learning_rates", "seeds", "select_on"
 _LIMITS = ("max_trainable_share", "max_flops_share", "max_memory_gib", "objective")
 # Of timm's, in embedding and blocks.
 _DROPOUT = ("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate")
+_DROP_RATES = ("drop_rate", "drop_path_rate", *_DROPOUT)
+_ARRAYS = (
+    "digits",
+    "cifar10",
+    "cifar100",
+    "cifar10c",
+    "cifar100c",
+    "svhn",
+    "caltech101",
+)  # no image has a file of its own
 Contradiction = tuple[tuple[str, ...], str]  # the sections it involves, and what to mend
 
 
@@ -62,6 +72,13 @@ def contradictions(config: Config, typed: Collection[str] | None = None) -> Iter
             f"{' and '.join(f'model.kwargs.{name}={config.model.kwargs[name]}' for name in dropout)} makes anew at "
             f"each step: leave out one or the other",
         )
+    for name in _DROP_RATES:
+        rate = config.model.kwargs.get(name, 0.0)
+        if isinstance(rate, int | float) and not 0 <= rate < 1:
+            yield ("model",), f"model.kwargs.{name} must be 0 or more and below 1, but got {rate:g}"
+    ratio = config.model.kwargs.get("mlp_ratio", 4)
+    if isinstance(ratio, int | float) and not ratio > 0:  # timm takes 0 for 1
+        yield ("model",), f"model.kwargs.mlp_ratio must be above 0, but got {ratio:g}"
     if config.data.name != "digits" and config.data.source_path is None:
         yield (
             ("data",),
@@ -180,6 +197,12 @@ def _data_contradictions(data: DataConfig) -> Iterator[Contradiction]:
         yield ("data",), f"data.domain is for data=domainnet, which needs one, but got {data.domain!r} for {data.name}"
     if data.name in ("cifar10c", "cifar100c") and data.corruption is None:
         yield ("data",), f"data.corruption must name one of the corruptions for data={data.name}, but got null"
+    if data.loading == "stream" and data.name in _ARRAYS:
+        yield (
+            ("data",),
+            f"data.loading=stream decodes each image from a file of its own, which data={data.name} does not have; "
+            f"leave data.loading=auto",
+        )
     if data.num_views and data.augment == "none":
         yield ("data",), f"data.num_views are augmented views, but got {data.num_views} with data.augment=none"
 

@@ -47,6 +47,12 @@ def test_the_cure_is_the_option_that_limits() -> None:
     assert "raise data.max_val_images or" in images
 
 
+def test_a_batch_of_more_images_than_there_are_is_said() -> None:
+    assert lines(num_train=64, num_val=400, steps=50, batch_size=64) == []
+    (line,) = lines(num_train=63, num_val=400, steps=50, batch_size=64)
+    assert line.startswith("a batch of finetune.batch_size=64 is more than the 63 training images")
+
+
 @pytest.mark.parametrize("write", [terminal_report, html_report])
 def test_the_report_repeats_them(write: Any, evidence: Evidence) -> None:
     text = " ".join(write(replace(evidence, cautions=("a trial is 2 optimizer steps",))).split())

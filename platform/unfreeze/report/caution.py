@@ -29,6 +29,12 @@ def cautions(config: Config, *, num_train: int, num_val: int) -> Iterator[str]:
             f"fewer than {_FEWEST_STEPS} selections hardly come apart; {cure} makes it {_FEWEST_STEPS}, and so does a "
             f"smaller finetune.batch_size than {finetune.batch_size}"
         )
+    if finetune.batch_size > num_train:
+        yield (
+            f"a batch of finetune.batch_size={finetune.batch_size} is more than the "
+            f"{_count(num_train, 'training image')}, so it holds some twice or oftener; {num_train} is the most that "
+            f"does not"
+        )
     error = math.sqrt(_SUPPOSED * (1 - _SUPPOSED) / num_val)
     if error > _MOST_ERROR:
         enough = math.ceil(_SUPPOSED * (1 - _SUPPOSED) / _MOST_ERROR**2)

@@ -1,5 +1,6 @@
 """Deep grey: scaled by what the whole set holds, in memory and streamed, or refused by name."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,33 @@ def test_deep_colour_is_taken_whole_or_refused(tmp_path: Path) -> None:
     colour_of_16_bits(tmp_path / "low.png", 6)
     with pytest.raises(DataError, match=r"1 files below .* colours of 16 bits .* 4 levels at most: low\.png; rescale"):
         decode_files(tmp_path, ["low.png"], [0], Squares(64))
+
+
+@pytest.mark.parametrize("loading", ["memory", "stream"])
+@pytest.mark.parametrize(
+    ("train", "val", "says"),
+    [
+        (0, 4, "2 grey images of more than 8 bits reach a sixteenth of white at most and come out nearly black"),
+        (
+            4,
+            0,
+            "2 grey images of more than 8 bits go far beyond white, the training images', and come out nearly white",
+        ),
+        (0, 3, ""),
+    ],
+)
+def test_what_is_of_another_depth_is_said(train: int, val: int, says: str, loading: Any, tmp_path: Path) -> None:
+    for part, shift in (("train", train), ("val", val)):
+        for name in ("cat", "dog"):
+            (tmp_path / "x" / part / name).mkdir(parents=True)
+            for index in range(2 if part == "train" else 1):
+                values = np.roll(RAMP.astype(np.uint16) >> shift, index + (name == "cat") * 3)
+                Image.fromarray(values).save(tmp_path / "x" / part / name / f"{part}{index}.png")
+    config = DataConfig(name="folder", path=str(tmp_path / "x"), cache_dir=str(tmp_path / "cache"), loading=loading)
+    for _ in range(2):  # from its files, then from what is kept
+        data = load_train_val(replace(config, test_share=0.5), image_size=56)
+        said = "\n".join(look_over(replace(config, max_duplicate_share=1.0), data))
+        assert (f"{says}, such as cat/val0.png, dog/val0.png;" in said) if says else ("come out" not in said)
 
 
 @pytest.mark.parametrize("loading", ["memory", "stream"])

@@ -76,6 +76,8 @@ TREES = {
     "/data/holdout": ["cat/0.jpg", "dog/0.jpg", "loose.jpg"],
     "/parted": tree("train", "val", "test"),
     "/elsewhere": files_of("train/deep", "val", "test/deep"),
+    "/elsewhere/val": files_of("cat", "dog"),
+    "/parted/train": files_of("cat", "dog"),
 }
 
 
@@ -106,6 +108,20 @@ def test_a_named_part_stands_for_the_tree_s_own() -> None:
         found(path="/data")
     with pytest.raises(DataError, match="beside bus/"):
         found(path="/data", test="/data/holdout")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"path": "/parted", "val": "/parted/train"},
+        {"train": "/elsewhere", "val": "/elsewhere/"},
+        {"path": "/elsewhere/val", "test": "/elsewhere/val"},
+        {"train": "/elsewhere", "val": "/data/holdout", "test": "/data/holdout"},
+    ],
+)
+def test_a_folder_is_of_one_part(options: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"would hold the .* images and the .* images: give each part a folder"):
+        found(**options)
 
 
 def test_the_tree_that_was_refused_is_taken_with_what_the_refusal_says() -> None:

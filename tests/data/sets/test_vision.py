@@ -110,13 +110,6 @@ def test_a_failed_download_says_where(config: DataConfig, monkeypatch: pytest.Mo
         load_train_val(config, image_size=32)
 
 
-def test_a_set_of_arrays_does_not_stream(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", FakeSet)
-    config.name, config.loading = "cifar10", "stream"
-    with pytest.raises(DataError, match="loading=stream decodes each image from a file of its own, which data=cifar10"):
-        load_train_val(config, image_size=32)
-
-
 # --- planted trees ----------------------------------------------------------------------------------------------------
 
 PARTS = {"train": 10, "val": 20, "test": 30}  # part → red value of its images

@@ -12,7 +12,7 @@ from PIL import Image
 
 from unfreeze.data.pixels.cache import Entry, kept
 from unfreeze.data.pixels.corrupt import Shift
-from unfreeze.data.pixels.grey import White, find_white, is_deep, to_rgb
+from unfreeze.data.pixels.grey import White, find_white, is_deep, to_rgb, white_among
 from unfreeze.data.pixels.keys import digest_of
 from unfreeze.data.pixels.reading import (
     DECODE_THREADS,
@@ -22,9 +22,9 @@ from unfreeze.data.pixels.reading import (
     Seen,
     hash_of,
     open_image,
+    read_depths,
     read_headers,
     sum_up,
-    white_of,
 )
 
 
@@ -139,7 +139,8 @@ def decode_files(root: Path, files: Sequence[str], labels: Sequence[int], square
         DataError: nothing to decode, or grey levels that are none.
     """
     headers = read_headers(root, files)
-    squares = squares.with_white(white_of(root, files, headers))
+    depths = read_depths(root, files, headers)
+    squares = squares.with_white(white_among(depths.values()))
     stored = min(squares.size, max((min(found.size) for found in headers if found is not None), default=squares.size))
     images = np.empty((len(files), stored, stored, 3), np.uint8)  # filled in place: there may be no room for it twice
 
@@ -153,7 +154,7 @@ def decode_files(root: Path, files: Sequence[str], labels: Sequence[int], square
 
     with ThreadPoolExecutor(DECODE_THREADS) as threads:
         readings = list(threads.map(decode, range(len(files))))
-    good, hashes, seen = sum_up(root, files, readings, squares.white)
+    good, hashes, seen = sum_up(root, files, readings, squares.white or White(), depths)
     return make_array(images if good.all() else images[good], np.array(labels)[good], hashes=hashes, seen=seen)
 
 

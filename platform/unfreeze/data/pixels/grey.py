@@ -5,7 +5,7 @@ value is white. Pillow gives grey of more than 8 bits whole, but of deep colour 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image
 
 from unfreeze.errors import DataError
 
-_OVERSHOOT = 1.25  # what resampling may add to a float image of 0 … 1; beyond white it is cut off
+OVERSHOOT = 1.25  # what resampling may add to a float image of 0 … 1; beyond white it is cut off
 _LEVELS = 16  # so many at least must a set have that is taken to be of 0 … 255
 
 
@@ -33,6 +33,20 @@ class White:
         return ", ".join(f"{value:,.0f} in {kind}" for kind, value in kinds if value is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """The largest value of a deep grey image."""
+
+    highest: float
+    is_real: bool
+
+    def share_of(self, white: White) -> float:
+        """Above 1: it is cut off."""
+        full = white.real if self.is_real else white.integer
+        assert full is not None
+        return self.highest / full
+
+
 def is_deep(image: Image.Image) -> bool:
     """Grey of more than 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
@@ -46,12 +60,17 @@ def is_deep_colour(image: Image.Image) -> bool:
 
 
 def find_white(images: Iterable[tuple[str, Image.Image]]) -> White:
-    """What is white in a set, of its deep grey images: the least of 255, 511, 1,023 … that holds all, 1 for floats.
+    """What is white in a set, of its deep grey images: `white_among` their depths. Raises as `depths_of` and that."""
+    return white_among(depths_of(images).values())
+
+
+def depths_of(images: Iterable[tuple[str, Image.Image]]) -> dict[str, Depth]:
+    """How far each deep grey image goes.
 
     Raises:
-        DataError: names an image whose values are no grey levels, or floats that are neither of 0 … 1 nor of 0 … 255.
+        DataError: names an image whose values are no grey levels.
     """
-    most: dict[bool, float] = {}
+    found = {}
     for name, image in images:
         values = np.asarray(image)
         low, high = float(values.min()), float(values.max())
@@ -59,17 +78,27 @@ def find_white(images: Iterable[tuple[str, Image.Image]]) -> White:
             raise DataError(
                 f"{name} holds values from {low:g} to {high:g}, which are no grey levels; rescale them to 0 … 255"
             )
-        is_real = image.mode == "F"
-        most[is_real] = max(most.get(is_real, 0.0), high)
-    integer, real = most.get(False), most.get(True)
-    if real is not None and _OVERSHOOT < real < _LEVELS:
+        found[name] = Depth(high, image.mode == "F")
+    return found
+
+
+def white_among(depths: Collection[Depth]) -> White:
+    """The least of 255, 511, 1,023 … that holds all, 1 for floats.
+
+    Raises:
+        DataError: floats that are neither of 0 … 1 nor of 0 … 255.
+    """
+    integer, real = (
+        max((each.highest for each in depths if each.is_real == is_real), default=None) for is_real in (False, True)
+    )
+    if real is not None and OVERSHOOT < real < _LEVELS:
         raise DataError(
             f"grey images of floats hold values up to {real:g}, which is neither 0 … 1 nor 0 … 255; rescale them to "
             f"one of the two"
         )
     return White(
         None if integer is None else _full_scale(integer),
-        None if real is None else 1.0 if real <= _OVERSHOOT else _full_scale(real),
+        None if real is None else 1.0 if real <= OVERSHOOT else _full_scale(real),
     )
 
 

@@ -14,7 +14,7 @@ from unfreeze.config import DataConfig, ModelConfig, PlasticityConfig
 Kind = Literal["inputs", "plasticity", "decoded", "prefix"]
 
 # Part of every key of its kind: raise it when the numbers stored change for the same options.
-FORMATS: dict[Kind, int] = {"inputs": 5, "plasticity": 3, "decoded": 6, "prefix": 2}
+FORMATS: dict[Kind, int] = {"inputs": 5, "plasticity": 3, "decoded": 7, "prefix": 2}
 
 # Where something is computed and by how many, never what.
 _SPREAD = ("data.cache_dir", "data.cache_gib", "data.num_workers", "plasticity.num_actors")

@@ -4,7 +4,7 @@ import hashlib
 import io
 import logging
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unfreeze.data.pixels.files import list_names
-from unfreeze.data.pixels.grey import White, find_white, is_deep, is_deep_colour
+from unfreeze.data.pixels.grey import OVERSHOOT, Depth, White, depths_of, is_deep, is_deep_colour
 from unfreeze.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ Image.init()
 FORMATS = tuple(name for name in _KNOWN if name in Image.OPEN)  # not every Pillow is built with all of them
 DECODE_THREADS = 4  # PIL releases the GIL while it decodes; beyond a few threads the disk is the limit
 _ORIENTATION = 0x0112  # the EXIF tag
+_DARK = 1 / 16  # of white: 12 bits among 16, or fewer, of which 16 grey levels are left
 # What Pillow raises on files that are no images, cut short, or bombs: SyntaxError for broken PNG chunks, RuntimeError
 # for AVIF and odd JPEG 2000.
 UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
@@ -37,13 +38,16 @@ class Seen:
     white: White
     rotated: int  # images with an EXIF orientation other than upright
     bad_files: tuple[str, ...]  # unreadable, left out
+    dark_files: tuple[str, ...] = ()  # deep grey of which `white` leaves 16 levels or fewer
+    cut_files: tuple[str, ...] = ()  # deep grey that goes far beyond `white`
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "Seen":
-        return cls(White(**raw["white"]), raw["rotated"], tuple(raw["bad_files"]))
+        names = (tuple(raw[kind]) for kind in ("bad_files", "dark_files", "cut_files"))
+        return cls(White(**raw["white"]), raw["rotated"], *names)
 
 
 NOTHING_SEEN = Seen(White(), 0, ())
@@ -78,8 +82,8 @@ def read_headers(root: Path, files: Sequence[str]) -> list[Header | None]:
         return list(threads.map(read, files))
 
 
-def white_of(root: Path, files: Sequence[str], headers: Sequence[Header | None]) -> White:
-    """What is white in the deep images of a set, which are read for it.
+def read_depths(root: Path, files: Sequence[str], headers: Sequence[Header | None]) -> dict[str, Depth]:
+    """How far each deep grey image of a set goes; they are read for it.
 
     Raises:
         DataError: names an image whose values are no grey levels, or deep colours of which 8 bits would keep little.
@@ -102,7 +106,7 @@ def white_of(root: Path, files: Sequence[str], headers: Sequence[Header | None])
             f"{len(colours):,} files below {root} hold colours of 16 bits that use less than half of them, of which "
             f"Pillow keeps {max(most) + 1} levels at most: {list_names(colours)}; rescale them to 8 bits"
         )
-    return find_white(pair for name in deep for pair in opened(name))
+    return depths_of(pair for name in deep for pair in opened(name))
 
 
 def _extrema(image: Image.Image) -> Sequence[tuple[int, int]]:
@@ -149,7 +153,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def sum_up(
-    root: Path, files: Sequence[str], readings: Sequence[Reading | None], white: White | None
+    root: Path,
+    files: Sequence[str],
+    readings: Sequence[Reading | None],
+    white: White,
+    depths: Mapping[str, Depth],
 ) -> tuple[np.ndarray, np.ndarray, Seen]:
     """(which files are good: bool (N,), the good ones' hashes: uint64, what was noticed).
 
@@ -162,7 +170,10 @@ def sum_up(
         raise DataError(f"none of the {len(files)} files below {root} can be read as an image: {list_names(bad)}")
     read = [reading for reading in readings if reading is not None]
     hashes = np.array([reading.content for reading in read], dtype=np.uint64)
-    return good, hashes, Seen(white or White(), sum(reading.rotated for reading in read), bad)
+    shares = {name: depth.share_of(white) for name, depth in depths.items()}
+    dark = tuple(name for name, share in shares.items() if share < _DARK)
+    cut = tuple(name for name, share in shares.items() if share > OVERSHOOT)
+    return good, hashes, Seen(white, sum(reading.rotated for reading in read), bad, dark, cut)
 
 
 class _Readable(Protocol):

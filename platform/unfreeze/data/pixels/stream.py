@@ -20,15 +20,16 @@ from torch.utils.data import DataLoader, Dataset
 from unfreeze.data.pixels.boxes import Crops
 from unfreeze.data.pixels.cache import Entry
 from unfreeze.data.pixels.decode import Squares, decode_one, open_rgb
+from unfreeze.data.pixels.grey import White, white_among
 from unfreeze.data.pixels.reading import (
     DECODE_THREADS,
     UNREADABLE,
     Reading,
     Seen,
     open_image,
+    read_depths,
     read_headers,
     sum_up,
-    white_of,
 )
 from unfreeze.errors import DataError
 
@@ -188,7 +189,8 @@ def survey_files(root: Path, files: Sequence[str], squares: Squares) -> Entry:
         DataError: no image is left, or grey levels that are none.
     """
     headers = read_headers(root, files)
-    squares = squares.with_white(white_of(root, files, headers))
+    depths = read_depths(root, files, headers)
+    squares = squares.with_white(white_among(depths.values()))
 
     def read(name: str) -> Reading | None:
         try:
@@ -198,7 +200,7 @@ def survey_files(root: Path, files: Sequence[str], squares: Squares) -> Entry:
 
     with ThreadPoolExecutor(max(DECODE_THREADS, len(os.sched_getaffinity(0)))) as threads:
         readings = list(threads.map(read, files))
-    good, hashes, seen = sum_up(root, files, readings, squares.white)
+    good, hashes, seen = sum_up(root, files, readings, squares.white or White(), depths)
     sizes = np.array([reading.size for reading in readings if reading is not None], dtype=np.int64)
     side = max(min(header.size) for header in headers if header is not None)
     return Entry({"good": good, "sizes": sizes, "hashes": hashes}, {"seen": seen.to_dict(), "side": side})

@@ -1,5 +1,6 @@
 """Which folders of a tree are its parts, by the usual names in any case; what can be read in two ways is refused."""
 
+import itertools
 import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -73,6 +74,8 @@ def find_folders(config: DataConfig, look: Callable[[str], tuple[list[str], list
     folders = {part: Folder(tree, "", look(tree)[0]) for part, tree in given.items()}
     if config.path is not None:
         tree = config.path.rstrip("/")
+        if "train" not in given:
+            _check_apart(given, tree)
         taken = {location.removeprefix(f"{tree}/").partition("/")[0] for location in given.values()}
         files, tops = look(tree)
         files = [name for name in files if name.partition("/")[0] not in taken]
@@ -80,11 +83,33 @@ def find_folders(config: DataConfig, look: Callable[[str], tuple[list[str], list
         found = find_parts((*tops, *by_top(files)), tree) if "train" in given else read_layout(files, tops, tree)
         own = {"": files} | by_top(files)
         folders |= {part: Folder(tree, below, own.get(below, [])) for part, below in found.items() if part not in given}
+    for (one, first), (other, second) in itertools.combinations(folders.items(), 2):
+        if first.name == second.name:
+            raise _shared(first.name, one, other)
     return {
         part: replace(folders[part], files=[name for name in folders[part].files if "/" in name])
         for part in PARTS
         if part in folders
     }
+
+
+def _check_apart(given: Mapping[str, str], tree: str) -> None:
+    """Refuse a part of its own that is where the training images of ``tree`` are, by its name.
+
+    Raises:
+        DataError: says which.
+    """
+    for part, location in given.items():
+        below = location.removeprefix(f"{tree}/")
+        if location != below and _ROLES.get(below.casefold()) == "train":
+            raise _shared(location, "train", part)
+
+
+def _shared(where: str, one: str, other: str) -> DataError:
+    return DataError(
+        f"{where} would hold the {PARTS[one]} images and the {PARTS[other]} images: give each part a folder of its "
+        f"own, or leave out data.{other}, and data.{other}_share of the training images is split off"
+    )
 
 
 def find_parts(names: Collection[str], where: str) -> dict[str, str]:

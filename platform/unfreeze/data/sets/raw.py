@@ -98,16 +98,7 @@ def _streams(config: DataConfig, root: Path, files: Sequence[str], squares: Squa
 def read_array(
     config: DataConfig, key: dict[str, Any], squares: Squares, build: Callable[[], ImageArray]
 ) -> ImageArray:
-    """Images of a set that is no folder of files, built once a node.
-
-    Raises:
-        DataError: ``data.loading=stream``, which needs files.
-    """
-    if config.loading == "stream":
-        raise DataError(
-            f"data.loading=stream decodes each image from a file of its own, which data={config.name} does not have; "
-            f"leave data.loading=auto"
-        )
+    """Images of a set that is no folder of files, in memory whatever its size, built once a node."""
     return keep(config, decoded_key(config, squares, **key), build)
 
 

@@ -1,13 +1,15 @@
 """What people should know of the images before anything starts: depth, orientation, and copies that leak labels."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePath
 
 import numpy as np
 
 from unfreeze.config import DataConfig
+from unfreeze.data.pixels.files import list_names
 from unfreeze.data.pixels.grey import White
 from unfreeze.data.pixels.part import Part
+from unfreeze.data.pixels.reading import Seen
 from unfreeze.data.sets.catalog import Dataset
 from unfreeze.data.sets.layout import PARTS
 from unfreeze.errors import DataError
@@ -26,6 +28,7 @@ def look_over(config: DataConfig, data: Dataset, test: Part | None = None) -> tu
     whites = {str(each.white) for each in seen if each.white != White()}
     if whites:
         lines.append(f"grey images of more than 8 bits: white is {'; '.join(sorted(whites))}, by what the images hold")
+    lines += _depths(seen)
     rotated = sum(each.rotated for each in seen)
     if rotated:
         how = (
@@ -35,6 +38,24 @@ def look_over(config: DataConfig, data: Dataset, test: Part | None = None) -> tu
         )
         lines.append(f"{rotated:,} images that a camera marked as rotated are {how}")
     return (*lines, *_copies(parts, data.classes, config.max_duplicate_share))
+
+
+def _depths(seen: Collection[Seen]) -> list[str]:
+    """Grey that is of another depth than most: black for the model, or cut off."""
+    dark = [name for each in seen for name in each.dark_files]
+    cut = [name for each in seen for name in each.cut_files]
+    lines = []
+    if dark:
+        lines.append(
+            f"{len(dark):,} grey images of more than 8 bits reach a sixteenth of white at most and come out nearly "
+            f"black, such as {list_names(dark, most=3)}; where they are of fewer bits than the others, rescale them"
+        )
+    if cut:
+        lines.append(
+            f"{len(cut):,} grey images of more than 8 bits go far beyond white, the training images', and come out "
+            f"nearly white, such as {list_names(cut, most=3)}; rescale them as those are"
+        )
+    return lines
 
 
 def _copies(parts: Mapping[str, Part], classes: tuple[str, ...], max_share: float) -> list[str]:
