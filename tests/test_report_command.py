@@ -37,7 +37,7 @@ def told(storage: str, *names: str) -> Config:
 def test_two_sweeps_together(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
     command.main(told(storage, "birds", "cats"))
     text = capsys.readouterr().out
-    assert [text.count(f"│ {name} ") for name in ("birds", "cats")] == [1, 1]
+    assert [text.count(f"│ {name} ") for name in ("birds", "cats")] == [2, 2]  # their slopes, and each left out
     assert "predicts accuracy over these 2 data sets" in " ".join(text.split())
     assert "Mean rank, 1 the best: ln1 1.00, mha 2.00" in text
     assert max(map(len, text.splitlines())) <= 100

@@ -52,6 +52,7 @@ DRAWN = {  # sampler → colour and line
     "model:reversed": ("#a84600", "--"),
     "model:misleading": ("#a84600", "-"),
 }
+SEVERAL = ("tpe", "model:uniform", "model:informative", "model:reference", "model:in_situ")  # in flight
 SUBSETS = np.array([bits for bits in itertools.product((0.0, 1.0), repeat=len(COMPONENTS)) if any(bits)])
 
 
@@ -369,7 +370,7 @@ def replay_all(table: Table, seeds: Sequence[int], arguments: argparse.Namespace
     for in_flight, (sampler, replay) in itertools.product(
         arguments.in_flight, samplers(table, full=arguments.full, gp=arguments.gp).items()
     ):
-        if in_flight > 1 and sampler not in ("tpe", "model:uniform", "model:informative", "model:reference"):
+        if in_flight > 1 and sampler not in SEVERAL:
             continue
         found.append(repeat(table, sampler, replay, in_flight, seeds))
         print(f"{found[-1].name:40} {found[-1].numbers}", flush=True)

@@ -52,22 +52,16 @@ def draw_sweep(rng: np.random.Generator, world: World, planted: DataSet, num_tri
 def propose_sweeps(
     rng: np.random.Generator, planted: DataSet, score: np.ndarray, space: str, counts: Sequence[int]
 ) -> Iterator[list[TrialRecord]]:
-    """A sweep of each number of trials (ascending), its confirmation runs on top, by `Planner` with its default
-    options and ``score`` (5, groups) as plasticity.
-
-    Trial i is a pure function of what came before it, so the sweep of 64 trials begins with that of 16.
-    """
-    final: dict[int, TrialRecord] = {}
+    """A sweep of each number of trials, its confirmation runs on top, by `Planner` with its default options and
+    ``score`` (5, groups) as plasticity."""
     scores = prior_scores("reference", plasticity_table(score), num_blocks=NUM_BLOCKS)
     for count in counts:
         config = SearchConfig(space=space, num_trials=count)
         room = make_space(config, CostModel(MODEL, FinetuneConfig()))
         planner = Planner(config, room, scores=scores, milestones=[1], seed=0)
-        known = dict(final)
+        known: dict[int, TrialRecord] = {}
         while (spec := planner.plan(len(known), known, {i: own.spec for i, own in known.items()})) is not None:
             known[spec.index] = _run(planted, spec, rng)
-            if spec.index < count:
-                final[spec.index] = known[spec.index]
         yield list(known.values())
 
 

@@ -91,8 +91,6 @@ def check_supported(model: nn.Module) -> None:
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, (nn.Sequential, nn.ModuleList)) or not blocks:
         raise ModelError(f"{name} has no single stack of transformer blocks; {supported}")
-    if not hasattr(model, "patch_embed"):
-        raise ModelError(f"{name} does not cut images of one size into patches; {supported}")
     for index, block in enumerate(blocks):
         kind = type(block).__name__
         if not isinstance(block, _PRE_NORM_BLOCKS):
@@ -106,6 +104,8 @@ def check_supported(model: nn.Module) -> None:
                 f"{name} is not supported: the MLP of its block {index}, a {type(block.mlp).__name__}, has no FC1 "
                 f"and FC2; {supported}"
             )
+    if not hasattr(model, "patch_embed"):
+        raise ModelError(f"{name} does not cut images of one size into patches; {supported}")
 
 
 def group_of(parameter_name: str) -> str | None:

@@ -11,7 +11,7 @@ from unfreeze.evidence.effects import Slope, interval_end
 from unfreeze.evidence.exchange import exchange_p
 from unfreeze.records import Comparison, Pooled
 
-_PRIOR = 4  # sets; with 2 intervals are a tenth wider and cover 97 %
+_PRIOR = 4  # sets; with 2 intervals are up to a tenth wider and cover as much
 _DIGITS = 9  # of a difference of accuracies; ties of signed ranks are lost to rounding otherwise
 
 
