@@ -8,6 +8,7 @@ mirror's CPU, as if the sweep lacked all of it, and the time that telling the mi
 """
 
 import argparse
+import dataclasses
 import itertools
 import random
 import sys
@@ -86,7 +87,9 @@ def open_mirror(uri: str, folder: str) -> tuple[MlflowMirror, Ledger]:
     """A mirror of a sweep whose pre-pass is done. It has synced once: the first time imports MLflow and makes the
     experiment, once a sweep, however long."""
     name = Path(folder).name
-    ledger = fixture.make_ledger(Path(folder), fixture.make_evidence((), with_final=False))
+    evidence = fixture.make_evidence((), with_final=False)
+    model = dataclasses.replace(evidence.model, num_tokens=17, width=64)  # without them no trial has a share of FLOPs
+    ledger = fixture.make_ledger(Path(folder), dataclasses.replace(evidence, model=model))
     mirror = MlflowMirror(TrackingConfig(uri=uri, experiment=name), ledger, read_evidence)
     mirror.sync()
     return mirror, ledger

@@ -1,26 +1,33 @@
 """The mirror against a real MLflow on SQLite: writing twice, crashes, and a server that is not there."""
 
+import contextlib
 import dataclasses
 import logging
+import re
 import shutil
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import version
 
+import alembic.command
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _get_alembic_config
 from mlflow_runs import runs_by_key
 
 from unfreeze.config import Config, TrackingConfig
-from unfreeze.errors import SweepInterrupted
+from unfreeze.errors import InfrastructureError, SweepInterrupted
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.gather import read_evidence
+from unfreeze.sweep.publish import synchronise
 from unfreeze.tracking.mirror import MlflowMirror
 from unfreeze.tracking.runs import RunTree
-from unfreeze.tracking.server import check_reachable, connect, open_experiment, page_of, sqlite_path
+from unfreeze.tracking.server import check_reachable, connect, explain, open_experiment, page_of, sqlite_path
 
 
 @pytest.fixture
@@ -224,6 +231,38 @@ def test_a_deleted_experiment_is_named_with_its_ways_out(config, ledger, caplog)
     assert len(runs_by_key(config)[1]) == 2 + 12
 
 
+class TestOtherVersions:
+    """A database that another MLflow has made is left as it is, and the command that mends it is named."""
+
+    @staticmethod
+    def revision(config):
+        with contextlib.closing(sqlite3.connect(sqlite_path(config.uri))) as database:
+            return database.execute("select version_num from alembic_version").fetchone()[0]
+
+    def test_a_pending_migration(self, config, ledger, caplog):
+        newest = self.revision(config)
+        alembic.command.downgrade(_get_alembic_config(config.uri), "-1")
+        older = self.revision(config)
+        with MlflowMirror(config, ledger, read_evidence):
+            pass
+        (record,) = caplog.records
+        command = f"`mlflow db upgrade {config.uri}`"
+        assert command in record.getMessage()
+        assert "make a copy" in record.getMessage()
+        with pytest.raises(InfrastructureError, match=re.escape(command)):
+            synchronise(config, ledger)
+        assert older == self.revision(config) != newest
+        alembic.command.upgrade(_get_alembic_config(config.uri), "head")  # what that command does
+        MlflowMirror(config, ledger, read_evidence).sync()
+        assert len(runs_by_key(config)[1]) == 2 + 12
+
+    def test_a_newer_database(self, config, ledger):
+        with contextlib.closing(sqlite3.connect(sqlite_path(config.uri))) as database, database:
+            database.execute("update alembic_version set version_num = 'f00000000000'")
+        with pytest.raises(InfrastructureError, match=r"is of a newer MLflow than 3.*: install that one"):
+            synchronise(config, ledger)
+
+
 class TestServerDown:
     def test_never_raises_warns_once_and_catches_up_later(self, config, ledger, evidence, dead_uri, caplog):
         began = time.monotonic()
@@ -334,6 +373,16 @@ class TestServer:
         )
         monkeypatch.setenv("no_proxy", "mlflow.example")
         assert "proxy" not in check_reachable("http://mlflow.example:5000")
+
+    @pytest.mark.parametrize("answering", [(200, {}, b"2.22.0")], indirect=True)
+    def test_one_older_than_the_client(self, answering, ledger):
+        command = rf"version 2\.22\.0, .*`pip install mlflow=={version('mlflow')}` and `mlflow db upgrade DATABASE`"
+        with pytest.raises(InfrastructureError, match=command):
+            synchronise(TrackingConfig(uri=answering), ledger)
+
+    def test_what_it_does_not_allow(self):
+        refused = MlflowException("API request to endpoint /x failed with error code 403 != 200. Response body: ''")
+        assert "ask whoever runs it for the permission" in explain(refused, "http://mlflow:5000")
 
     def test_probe_of_a_closed_port_and_of_a_database(self, dead_uri):
         assert "does not answer" in (check_reachable(dead_uri) or "")

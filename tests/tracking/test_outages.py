@@ -130,6 +130,19 @@ def test_the_command_says_what_is_wrong(
         synchronise(TrackingConfig(uri=None), ledger)
 
 
+def test_a_registry_that_the_credentials_may_not_write(
+    proxy: FaultyProxy, tracking: TrackingConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = make_ledger(tmp_path / "runs", make_evidence())
+    proxy.plan(itertools.repeat(Fault.FORBIDDEN), of_path=lambda path: "registered-models" in path)
+    with pytest.raises(InfrastructureError, match="has not everything yet"):
+        synchronise(tracking, ledger)
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("unfreeze")]
+    assert said.startswith("MLflow has the sweep, but its model cannot be registered from here: ")
+    assert "ask whoever runs it for the permission" in said
+    assert len(runs_by_key(tracking)[1]) == 2 + 12
+
+
 def test_a_full_disk_under_sqlite(
     config: TrackingConfig, small_disk: SmallDisk, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,9 +1,11 @@
 """The exported model in a real registry: loaded as others load it, a version for each export, and the champion."""
 
+import base64
 import dataclasses
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -113,6 +115,24 @@ class TestLoading:
         for mine, theirs in zip(found["probabilities"], expected, strict=True):
             assert mine == pytest.approx(theirs.probabilities, abs=1e-6)
 
+    @pytest.mark.slow
+    def test_from_the_command_line(self, registered, tmp_path):
+        uri, export = registered
+        paths = [tmp_path / "0.png", tmp_path / "1.jpg"]
+        for index, path in enumerate(paths):
+            picture(index).save(path)
+        images = [base64.b64encode(path.read_bytes()).decode() for path in paths]
+        (tmp_path / "images.json").write_text(json.dumps({"inputs": images}))
+        command = [sys.executable, "-m", "mlflow", "models", "predict", "--env-manager", "local"]
+        places = ["-m", f"models:/{NAME}@champion", "-i", "images.json", "-o", "found.json", "-t", "json"]
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
+        subprocess.run([*command, *places], check=True, cwd=tmp_path, env=environment)
+        found = json.loads((tmp_path / "found.json").read_text())["predictions"]
+        expected = load(export).predict(paths)
+        assert [each["class"] for each in found] == [each.label for each in expected]
+        for mine, theirs in zip(found, expected, strict=True):
+            assert mine["probabilities"] == pytest.approx(theirs.probabilities, abs=1e-6)
+
     def test_whatever_holds_images(self, here):
         model = mlflow.pyfunc.load_model(here)
         image = picture()
@@ -157,6 +177,14 @@ class TestLoading:
         images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             torch.testing.assert_close(network(images), exported.module(images), rtol=1e-4, atol=1e-5)
+
+
+def test_an_export_that_is_gone_is_named_with_the_way_out(empty, ledger, caplog):
+    ledger.delete("export/config.json")
+    MlflowMirror(empty, ledger, read_evidence).sync()
+    (record,) = [record for record in caplog.records if record.name.startswith("unfreeze")]
+    assert f"from here: {ledger.url('export/config.json')}, a part of the export, is not there" in record.getMessage()
+    assert "`python sweeps/report.py sweep.name=demo sync=true` registers the model" in record.getMessage()
 
 
 @pytest.mark.slow

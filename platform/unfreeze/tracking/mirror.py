@@ -229,7 +229,7 @@ class MlflowMirror:
         except Exception as error:  # the sweep is over, and the export is in the ledger
             if not self._registry_fails:
                 _log.warning(
-                    "MLflow has the sweep, but its model cannot be registered from here: %s. It is in %s",
+                    "MLflow has the sweep, but its model cannot be registered from here: %s. The export's place is %s",
                     explain(error, str(self._config.uri)),
                     self._ledger.url("export"),
                 )

@@ -5,6 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from unfreeze.errors import StorageError
 from unfreeze.records import Evidence
 from unfreeze.report.card import CARD, EXAMPLE, model_card
 from unfreeze.storage.ledger import Ledger
@@ -22,7 +23,7 @@ def register(tree: RunTree, ledger: Ledger, evidence: Evidence) -> None:
     Raises:
         mlflow.exceptions.MlflowException: the registry refuses.
         ModelError: the export cannot be loaded.
-        KeyError: it is not where the ledger says.
+        StorageError: it is not where the ledger says.
     """
     final, name = evidence.final, f"unfreeze-{evidence.sweep}"
     assert final is not None
@@ -49,7 +50,7 @@ def _add_version(tree: RunTree, ledger: Ledger, evidence: Evidence, name: str, t
     final = evidence.final
     assert final is not None
     folder = final.export_folder
-    config = ledger.read_bytes(f"{folder}/config.json")
+    config, weights = (_read_export(ledger, key) for key in (f"{folder}/config.json", final.export))
     card = model_card(evidence, json.loads(config))
     parameters = {"selection": final.selection, "model": final.model_name, "data": evidence.data.name}
     model = tree.find_or_create_model(name, final.export_sha256, params=parameters, tags=tags)
@@ -57,13 +58,23 @@ def _add_version(tree: RunTree, ledger: Ledger, evidence: Evidence, name: str, t
         export, target = Path(temporary) / "export", Path(temporary) / "model"
         export.mkdir()
         (export / "config.json").write_bytes(config)
-        (export / "model.safetensors").write_bytes(ledger.read_bytes(final.export))
+        (export / "model.safetensors").write_bytes(weights)
         (export / CARD).write_text(card, encoding="utf-8")
         with contextlib.suppress(KeyError):  # older ledgers have none
             (export / EXAMPLE).write_bytes(ledger.read_bytes(f"{folder}/{EXAMPLE}"))
         save_flavors(target, export, run_id=tree.sweep_run_id, model_id=model.model_id)
         tree.finish_model(model, target, _metrics(evidence))
     return tree.add_version(name, model, digest=final.export_sha256, tags=tags, description=card)
+
+
+def _read_export(ledger: Ledger, key: str) -> bytes:
+    try:
+        return ledger.read_bytes(key)
+    except KeyError as error:
+        raise StorageError(
+            f"{ledger.url(key)}, a part of the export, is not there; bring it back from a copy, then "
+            f"`python sweeps/report.py sweep.name={ledger.sweep} sync=true` registers the model"
+        ) from error
 
 
 def _beats(val_accuracy: float, data_digest: str, champion: dict[str, str]) -> bool:

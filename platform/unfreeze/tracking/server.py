@@ -76,15 +76,15 @@ def check_reachable(uri: str) -> str | None:
 def explain(error: Exception, uri: str) -> str:
     """The first line of what MLflow said, or the way out where MLflow's own words leave it open."""
     said = str(error).strip()
-    if "mlflow db upgrade" in said:
-        return (
-            f"MLflow's database at {redact(uri)} is of another version than MLflow {_client_version()} here: stop what "
-            f"writes to it, make a copy, and run `mlflow db upgrade {redact(uri)}`"
-        )
-    if "error code 401" in said or "error code 403" in said:
+    if "error code 401" in said:
         return (
             f"MLflow at {redact(uri)} refuses the credentials: renew MLFLOW_TRACKING_TOKEN, or "
             f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    if "error code 403" in said:
+        return (
+            f"MLflow at {redact(uri)} does not let these credentials do it (403): ask whoever runs it for the "
+            f"permission, or set others, MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     return said.partition("\n")[0] or type(error).__name__
 
@@ -127,8 +127,39 @@ def _proxy_of(scheme: str, host: str) -> str:
     return f", through the proxy {redact(proxy)} ({scheme.upper()}_PROXY; NO_PROXY={name} goes around it),"
 
 
+def check_schema(uri: str) -> str | None:
+    """What is wrong with a database whose tables are another MLflow's; None for a server, and where there are none yet.
+
+    MLflow's client itself would change some of them at once, under a server of the other version.
+    """
+    import sqlalchemy
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+    from mlflow.store.db.utils import _get_alembic_config, _get_schema_version
+
+    path = sqlite_path(uri)
+    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES or (path is not None and not path.exists()):
+        return None
+    engine = sqlalchemy.create_engine(uri if path is None else f"{_SQLITE}{path}", poolclass=sqlalchemy.NullPool)
+    found = _get_schema_version(engine)
+    script = ScriptDirectory.from_config(_get_alembic_config(""))
+    if found in (None, script.get_current_head()):
+        return None
+    name, version = f"MLflow's database at {redact(uri)}", _client_version()
+    if found not in {revision.revision for revision in script.walk_revisions()}:
+        return f"{name} is of a newer MLflow than {version} here: install that one, or choose another tracking.uri"
+    return (
+        f"{name} is of an older MLflow than {version} here: stop what writes to it, make a copy, and run "
+        f"`mlflow db upgrade {redact(uri)}`"
+    )
+
+
 def connect(uri: str) -> "MlflowClient":
-    """A client for the tracking URI. A fresh SQLite database is created here, in this process alone."""
+    """A client for the tracking URI. A fresh SQLite database is created here, in this process alone.
+
+    Raises:
+        ConnectionError: the database is another MLflow's, as `check_schema` says.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient  # takes about 5 s
@@ -137,6 +168,8 @@ def connect(uri: str) -> "MlflowClient":
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # that an environment of uv's has no pip
+    if (problem := check_schema(uri)) is not None:
+        raise ConnectionError(problem)
     path = sqlite_path(uri)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
