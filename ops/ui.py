@@ -15,6 +15,8 @@ import webbrowser
 
 from mlflow import MlflowClient
 
+from unfreeze.tracking.server import check_schema
+
 HOST, PORT = "127.0.0.1", 5000
 
 
@@ -22,6 +24,8 @@ def main() -> None:
     uri, experiment = [*sys.argv[1:], None, None][:2]
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "unfreeze"
+    if (problem := check_schema(uri)) is not None:  # the client would change its tables
+        sys.exit(f"error: {problem}")
     found = MlflowClient(uri).get_experiment_by_name(experiment)
     if found is None:
         sys.exit(f"error: {uri} has no experiment {experiment!r}; run a sweep there first, or name another")
