@@ -33,9 +33,9 @@ def place_of_fixed(config: SearchConfig, count: int) -> int:
     """The first one's index, of ``count``.
 
     The model proposes a quarter of the search before them: a score is worth most while nothing is known, and components
-    are tried alone where the best rate is known better. On sixty planted tables an informative score saves half of the
-    mean regret so, and nothing where they come first. Optuna's samplers begin with random points; these stand in for
-    them.
+    are tried alone where the best rate is known better. On a hundred planted tables an informative score saves 28 % of
+    the mean regret so, and nothing where they come first. Optuna's samplers begin with random points; these stand in
+    for them.
     """
     return min(config.num_trials // 4, config.num_trials - count) if searches_by_model(config) else 0
 

@@ -4,7 +4,7 @@ Nobody knows what every configuration of the set left out would have come to, bu
 the trials that were run there. So the search is replayed on truths drawn from that posterior, over all sets of whole
 components, once without and once with what the others' trials say (`search.learn_from`), with the same noise. Both are
 the model's own truths, and where a sweep had few trials they lie near the model's prior, which flatters both searches;
-exhaustive tables (ops/bench/left_out.py) do not.
+exhaustive tables (ops/bench/sets.py) do not.
 """
 
 from collections.abc import Mapping
