@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from figures.record import RESULTS, figure, hand_in, make_parser
+from figures.record import RESULTS, figure, hand_in, make_parser, origin
 from matplotlib.figure import Figure
 from planted.sweeps import draw_sweep, propose_sweeps, weigh_plasticity
 from planted.worlds import NULLS, SIZES, DataSet, World, plant_score, published_world
@@ -202,11 +202,11 @@ def main() -> None:
             rate = each["claim_rate"] if "claim_rate" in each else each["power"]
             low, high = each["interval"]
             print(f"{each['name']:40} {rate:.3f} [{low:.3f}, {high:.3f}] covers {each['coverage']:.3f}", flush=True)
-            found.append(each)
+            found.append({**each, **origin()})
     if arguments.save:
         earlier = json.loads((RESULTS / "verdict.json").read_text(encoding="utf-8"))["results"]
         found = list({each["name"]: each for each in [*earlier, *found]}.values())
-    hand_in("verdict", found, arguments, repetitions=arguments.repetitions)
+    hand_in("verdict", found, arguments)
     if arguments.save:
         draw(found).savefig(RESULTS / "verdict.png", dpi=110)
 

@@ -63,6 +63,14 @@ def test_the_power_that_reports_quote_is_the_measured_one() -> None:
     assert what_would_settle().startswith("What would settle it, in simulated sweeps: an effect of the published size")
 
 
+def test_each_figure_says_what_measured_it() -> None:
+    for figure in RECORD["results"]:
+        assert figure["command"].startswith("python ops/bench/verdict.py --"), figure["name"]
+        assert figure["machine"]
+        assert figure["date"] <= RECORD["date"]
+        assert figure["repetitions"] > 0
+
+
 def test_a_proposed_sweep_is_the_planner_s(bench: ModuleType) -> None:
     rng = np.random.default_rng(0)
     score = bench.plant_score(rng, 1, 0.0)

@@ -39,20 +39,19 @@ def hand_in(
     What ran on a GPU has a name, and so a file, of its own.
     """
     name = f"{name}_gpu" if torch.cuda.is_available() else name
-    origin = {
-        "name": name,
-        "command": command(),
-        "machine": machine(),
-        "device": device(),
-        "date": datetime.date.today().isoformat(),
-    }
     body = {**figures[0], "name": name} if len(figures) == 1 else {"results": list(figures)}
-    record = {**origin, **settings, **body}
+    record = {"name": name, **origin(), **settings, **body}
     if arguments.save:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps(record), flush=True)
     return record
+
+
+def origin() -> dict[str, str]:
+    """Where this run's figures come from; each has its own where a record keeps those of several runs."""
+    today = datetime.date.today().isoformat()
+    return {"command": command(), "machine": machine(), "device": device(), "date": today}
 
 
 def command() -> str:

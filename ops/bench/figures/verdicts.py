@@ -45,6 +45,7 @@ def verdict(records: Records) -> str:
             table(["null", "claims [95 %]", "β's interval covers", "sweeps"], null_rows),
             prose(more),
             _power_table(powers),
+            _runs(found),
         ]
     )
 
@@ -64,3 +65,15 @@ def _power_table(powers: Record) -> str:
         cells = [f"{100 * f['power']:.0f} % [{_interval(f)}]" if f else "–" for f in own]
         rows.append([times, space, trials, *cells])
     return table(["effect", "space", "trials", *(f"{count} set{'s' * (count != '1')}" for count in sets)], rows)
+
+
+def _runs(found: Record) -> str:
+    """Which rows were measured by which command: the record keeps those of several runs."""
+    rows: dict[tuple[str, str, str], dict[str, None]] = {}
+    for name, f in found.items():
+        kind, what, *place = name.split("/")
+        sets = place[2] if len(place) > 2 else "1"
+        told = f"{'proposed ' * what.startswith('proposed')}{kind}, {sets} set{'s' * (sets != '1')}"
+        rows.setdefault((f["command"], f["machine"], f["date"]), {})[told] = None
+    lines = [["; ".join(told), f"`{command}`", f"{machine}; {date}"] for (command, machine, date), told in rows.items()]
+    return table(["rows", "command", "where and when"], lines)
