@@ -128,7 +128,7 @@ def check_sweep(deployment: Deployment, sweep: str, expected: object) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--overlay", default="dev", help="of k8s/overlays")
+    parser.add_argument("--overlay", default="cpu-dev", help="of k8s/overlays")
     parser.add_argument("--built", action="store_true", help="take the images as they are from the last time")
     parser.add_argument("--clean", action="store_true", help="remove images and the build's cache, and stop")
     given = parser.parse_args(arguments)
