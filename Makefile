@@ -74,8 +74,9 @@ rehearse: $(READY)
 	$(BIN)/python ops/rehearse
 
 # The images of k8s/, tagged with the locked Ray and the commit: REGISTRY=registry.example.com/ and ENGINE=podman where needed,
-# BUILD="--build-arg TORCH_INDEX=…" (PyTorch's index of CPU builds) for nodes without a GPU.
+# BUILD="--build-arg TORCH_INDEX=…" (PyTorch's index of CPU builds) for nodes without a GPU. Podman's own format has no SHELL.
 ENGINE ?= docker
+FORMAT = $(if $(findstring podman,$(ENGINE)),--format docker)
 REGISTRY ?=
 BUILD ?=
 TAG = ray-$(shell sed -n 's/^ray==\([^ ]*\).*/\1/p' requirements.lock)
@@ -83,7 +84,7 @@ REVISION = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD || echo -dir
 images:
 	for image in unfreeze:Dockerfile unfreeze-tools:tools.Dockerfile; do \
 		name=$(REGISTRY)$${image%%:*}; \
-		$(ENGINE) build $(BUILD) --build-arg REVISION=$(REVISION) --file ops/docker/$${image##*:} \
+		$(ENGINE) build $(FORMAT) $(BUILD) --build-arg REVISION=$(REVISION) --file ops/docker/$${image##*:} \
 			--tag $$name:$(TAG) --tag $$name:$(TAG)-$(shell git rev-parse --short=12 HEAD) .; \
 	done
 

@@ -1,6 +1,7 @@
 """What the Dockerfiles and their locks say, since no test machine can be relied on to build them."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -128,3 +129,12 @@ def test_the_bill_of_materials_lists_what_is_locked_for_linux(image: str) -> Non
     assert ("ray", re.findall(r"(?m)^ray==(\S+)", (ROOT / "requirements.lock").read_text())[0]) in listed
     assert len({name for name, _ in listed}) == len(listed)  # one version of each
     assert "waitress" not in {name for name, _ in listed}  # MLflow's server on Windows
+
+
+@pytest.mark.parametrize(("engine", "says_format"), [("docker", False), ("podman", True), ("sudo podman", True)])
+def test_podman_is_asked_for_a_format_that_keeps_the_shell(engine: str, says_format: bool) -> None:
+    assert any(word == "SHELL" for word, _ in FOUND["Dockerfile"])
+    command = ["make", "--dry-run", "images", f"ENGINE={engine}"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"{engine} build" in said
+    assert ("--format docker" in said) is says_format
