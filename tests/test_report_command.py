@@ -2,31 +2,47 @@
 
 import dataclasses
 import io
+import math
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import report as command
-from finished_sweep import DATA, MODEL, make_evidence, make_plasticity, make_settling_trials
+from finished_sweep import DATA, MODEL, make_evidence, make_plasticity, make_settling_trials, make_trial
 
-from unfreeze.config import Config, ReportConfig
+from unfreeze.config import Config, FinetuneConfig, ReportConfig, SearchConfig
 from unfreeze.errors import ConfigError, StorageError
-from unfreeze.records import to_dict
+from unfreeze.records import ModelFacts, PlasticityTable, TrialRecord, TrialState, to_dict
 from unfreeze.storage.ledger import Ledger
+
+
+def write_sweep(
+    storage: str,
+    name: str,
+    digest: str,
+    trials: Sequence[TrialRecord],
+    plasticity: PlasticityTable,
+    *,
+    model: ModelFacts = MODEL,
+    config: Config | None = None,
+) -> None:
+    """``digest``: of its images."""
+    ledger = Ledger(storage, name)
+    ledger.claim(config or Config())
+    data = dataclasses.replace(DATA, digest=digest)
+    ledger.write_json("facts.json", {"model": to_dict(model), "data": to_dict(data)})
+    ledger.write_json("plasticity.json", to_dict(plasticity))
+    for trial in trials:
+        ledger.write_trial(trial)
 
 
 @pytest.fixture
 def storage(tmp_path: Path) -> str:
     """Three sweeps, birds and cats of their own images; copy is birds under another name."""
     for name, digest, worth in (("birds", "1", 0.02), ("cats", "2", 0.03), ("copy", "1", 0.02)):
-        ledger = Ledger(str(tmp_path), name)
-        ledger.claim(Config())
-        data = dataclasses.replace(DATA, digest=digest)
-        ledger.write_json("facts.json", {"model": to_dict(MODEL), "data": to_dict(data)})
-        ledger.write_json("plasticity.json", to_dict(make_plasticity()))
-        for trial in make_settling_trials(worth):
-            ledger.write_trial(trial)
+        write_sweep(str(tmp_path), name, digest, make_settling_trials(worth), make_plasticity())
     return str(tmp_path)
 
 
@@ -138,3 +154,117 @@ def test_a_sweep_in_its_pre_pass_is_said_to_be(storage: str) -> None:
 )
 def test_short_forms(short: str, long: str) -> None:
     assert command.spelled_out(short) == long
+
+
+# --- what gives no number ---------------------------------------------------------------------------------------------
+
+
+def with_accuracies(accuracy: Callable[[int], float | None]) -> list[TrialRecord]:
+    """Trials of a clear effect; ``accuracy``: of a trial's reports instead, None: as they are."""
+    trials = []
+    for trial in make_settling_trials(0.03):
+        value = accuracy(trial.spec.index)
+        reports = tuple(r if value is None else dataclasses.replace(r, val_accuracy=value) for r in trial.reports)
+        trials.append(dataclasses.replace(trial, reports=reports))
+    return trials
+
+
+def in_state(state: TrialState) -> list[TrialRecord]:
+    return [dataclasses.replace(trial, state=state) for trial in make_settling_trials(0.03)]
+
+
+def scored(value: float, *, one: bool = False) -> PlasticityTable:
+    """A pre-pass that found ``value`` everywhere, or of ``one`` component of a block alone."""
+    table = make_plasticity()
+    rows = [
+        row if one and (row.block, row.component) != (1, "mha") else dataclasses.replace(row, mean=value)
+        for row in table.rows
+    ]
+    return dataclasses.replace(table, rows=tuple(rows))
+
+
+CLEAR = make_settling_trials(0.03)
+NO_NUMBER: dict[str, tuple[list[TrialRecord], PlasticityTable, str]] = {
+    "no trial": ([], make_plasticity(), "0 finished trials of components are too few, it takes 8"),
+    "one": (CLEAR[:1], make_plasticity(), "1 finished trial of components is too few, it takes 8"),
+    "two": (CLEAR[:2], make_plasticity(), "2 finished trials of components are too few, it takes 8"),
+    "constant accuracy": (
+        with_accuracies(lambda _: 0.75),
+        make_plasticity(),
+        "every trial has the same accuracy, 75.00%",
+    ),
+    "NaN": (with_accuracies(lambda i: None if i else math.nan), make_plasticity(), "an accuracy is not finite"),
+    "NaN everywhere": (with_accuracies(lambda _: math.nan), make_plasticity(), "an accuracy is not finite"),
+    "infinite": (with_accuracies(lambda i: None if i else math.inf), make_plasticity(), "an accuracy is not finite"),
+    "one run each": (
+        CLEAR[::2],
+        make_plasticity(),
+        "every selection was run once, which cannot tell an effect from a run’s luck",
+    ),
+    **{
+        state.value: (in_state(state), make_plasticity(), "0 finished trials of components are too few, it takes 8")
+        for state in (TrialState.STOPPED, TrialState.FAILED, TrialState.DIVERGED, TrialState.RUNNING)
+    },
+    "baselines alone": (
+        [make_trial(i, ("all", "none")[i % 2], 0.5 + i / 40) for i in range(12)],
+        make_plasticity(),
+        "0 finished trials of components are too few",
+    ),
+    "constant score": (CLEAR, scored(1.0), "the score is the same everywhere"),
+    "score NaN": (CLEAR, scored(math.nan), "the score is not finite or not measured everywhere"),
+    "score NaN once": (CLEAR, scored(math.nan, one=True), "the score is not finite or not measured everywhere"),
+    "score infinite": (CLEAR, scored(math.inf), "the score is not finite or not measured everywhere"),
+    "no plasticity": (CLEAR, dataclasses.replace(make_plasticity(), rows=()), "plasticity was not measured"),
+}
+
+
+@pytest.mark.parametrize("case", NO_NUMBER)
+def test_no_number_and_the_reason(case: str, storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In every format, alone and beside a sweep that has one; never a claim."""
+    trials, plasticity, reason = NO_NUMBER[case]
+    write_sweep(storage, "dogs", "4", trials, plasticity)
+    forms: tuple[Any, ...] = ("text", "md", "json", "csv")
+    told_alone = {}
+    for form in forms:
+        config = Config(storage=storage, report=ReportConfig(format=form))
+        config.sweep.name = "dogs"
+        command.main(config)
+        told_alone[form] = " ".join(capsys.readouterr().out.split())
+    for form in ("text", "md", "json"):
+        assert reason in told_alone[form]
+        assert "Undecided: " in told_alone[form]
+    page = (Path(storage) / "dogs" / "report.html").read_text()
+    assert reason in page
+    for text in (*told_alone.values(), page):
+        assert "Supported: " not in text
+        assert "Contradicted: " not in text
+    command.main(told(storage, "birds", "dogs"))
+    together = " ".join(capsys.readouterr().out.split())
+    assert "Not pooled: dogs: " in together
+    assert "Undecided: of these sweeps only birds can be pooled, and it takes two." in together
+
+
+APART: dict[str, tuple[ModelFacts, Config, str]] = {
+    "model": (dataclasses.replace(MODEL, name="vit_x", digest="f" * 64), Config(), "another model, vit_x (ffffffff)"),
+    "protocol": (
+        MODEL,
+        Config(finetune=FinetuneConfig(batch_size=7)),
+        "another protocol (finetune.batch_size: stored 64, now 7)",
+    ),
+    "metric": (
+        MODEL,
+        Config(search=SearchConfig(select_on="test")),
+        "another metric (it chose on test, the first on val)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_of_another_model_protocol_or_metric(kind: str, storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They stand apart, and the two others are pooled without them."""
+    model, config, reason = APART[kind]
+    write_sweep(storage, "dogs", "4", make_settling_trials(-0.03), make_plasticity(), model=model, config=config)
+    command.main(told(storage, "birds", "cats", "dogs"))
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"Not pooled: dogs: {reason}." in text
+    assert "predicts accuracy over these 2 data sets" in text

@@ -163,7 +163,7 @@ def agreement(
     names = [f"{block}.{name}" for name in COMPONENTS for block in range(num_blocks)] or list(COMPONENTS)
     names = [name for name in names if name in first and name in other]
     x, y = (np.array([side[name] for name in names]) for side in (first, other))
-    if len(names) < 3 or len(names) % len(COMPONENTS):
+    if len(names) < 3 or len(names) % len(COMPONENTS) or not np.isfinite([x, y]).all():
         return None, len(names)
     exchanged = x.reshape(len(COMPONENTS), -1)[exchanges(len(COMPONENTS))].reshape(-1, len(x))
     return _first_with_p(kendall(exchanged, y)), len(names)

@@ -136,7 +136,7 @@ def _finished(records: Iterable[TrialRecord]) -> list[TrialRecord]:
 
 
 def _has_accuracy(record: TrialRecord) -> bool:
-    return record.best_val_accuracy is not None and not math.isnan(record.best_val_accuracy)
+    return record.best_val_accuracy is not None and math.isfinite(record.best_val_accuracy)
 
 
 def _count_seeds(records: Iterable[TrialRecord], *, alone: bool) -> dict[tuple[str, float], int]:

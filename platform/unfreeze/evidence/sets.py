@@ -16,8 +16,9 @@ _PROTOCOL = ("model", "finetune", "plasticity")
 
 
 def pool_sweeps(evidence: Mapping[str, Evidence], *, one_protocol: bool = False) -> PooledSweeps:
-    """``evidence``: name → sweep, in the order to be shown. Sweeps of another model or protocol than the first one's
-    stand apart, as do those without a number. ``one_protocol``: they are one by definition (`sweeps/paper.py`).
+    """``evidence``: name → sweep, in the order to be shown. Sweeps of another model, metric or protocol than the
+    first one's stand apart, as do those without a number. ``one_protocol``: they are one by definition
+    (`sweeps/paper.py`).
 
     Raises:
         ConfigError: two are the same sweep, or of the same images.
@@ -64,9 +65,12 @@ def _refuse_the_same(evidence: Mapping[str, Evidence]) -> None:
 
 
 def _difference(first: Evidence, other: Evidence) -> str:
-    """In what another sweep's model or protocol differs; empty: in nothing."""
+    """In what another sweep's model, metric or protocol differs; empty: in nothing."""
     if first.model.digest != other.model.digest:
         return f"another model, {other.model.name} ({other.model.digest[:8]})"
+    metrics = [found.config["search"].get("select_on", "val") for found in (other, first)]
+    if len(set(metrics)) > 1:
+        return f"another metric (it chose on {metrics[0]}, the first on {metrics[1]})"
     stored, own = ({key: found.config.get(key) for key in _PROTOCOL} for found in (first, other))
     differences = changed_keys(_without_rivals(stored), _without_rivals(own))
     return f"another protocol ({'; '.join(differences)})" if differences else ""

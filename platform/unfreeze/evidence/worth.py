@@ -87,8 +87,13 @@ def _trouble(trials: Sequence[TrialRecord], selections: Sequence[Selection]) -> 
     accuracies = [trial.best_val_accuracy for trial in trials if trial.best_val_accuracy is not None]
     components = {name for selection in selections for name in selection.components}
     if len(trials) < MIN_TRIALS:
-        return f"{len(trials)} finished trials of components are too few, it takes {MIN_TRIALS}"
-    if not all(map(math.isfinite, accuracies)):
+        many = (
+            "1 finished trial of components is"
+            if len(trials) == 1
+            else f"{len(trials)} finished trials of components are"
+        )
+        return f"{many} too few, it takes {MIN_TRIALS}"
+    if not all(math.isfinite(report.val_accuracy) for trial in trials for report in trial.reports):
         return "an accuracy is not finite"
     if len(set(accuracies)) == 1:
         return f"every trial has the same accuracy, {accuracies[0]:.2%}"

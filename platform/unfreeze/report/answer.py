@@ -1,5 +1,6 @@
 """The answer as rows and lines of text: the terminal and the page say it in the same words."""
 
+import math
 from typing import Any
 
 from unfreeze.components.selection import parse_selection
@@ -142,7 +143,8 @@ def best_trials(evidence: Evidence) -> list[TrialRecord]:
     best: dict[str, TrialRecord] = {}
 
     def merit(trial: TrialRecord) -> tuple[bool, float]:
-        return trial.state is TrialState.FINISHED, trial.best_val_accuracy or 0.0
+        accuracy = trial.best_val_accuracy
+        return trial.state is TrialState.FINISHED, accuracy if accuracy and math.isfinite(accuracy) else 0.0
 
     for trial in sorted(evidence.trials, key=merit, reverse=True):
         best.setdefault(trial.spec.selection, trial)

@@ -106,8 +106,12 @@ def score_rows(table: PlasticityTable) -> list[tuple[str, ...]]:
 
 
 def agreement_rows(table: PlasticityTable) -> list[tuple[str, ...]]:
-    """Kendall's τ of every other score with the first mode: over the components, then over those of every block."""
-    (first, *others), by_group = table.by_group, table.by_group
+    """Kendall's τ of every other score with the first mode: over the components, then over those of every block; empty
+    with nothing to compare."""
+    by_group = table.by_group
+    if len(by_group) < 2:
+        return []
+    first, *others = by_group
     num_blocks = 1 + max((int(group.partition(".")[0]) for group in by_group[first]), default=-1)
     rows: list[tuple[str, ...]] = []
     for name in others:

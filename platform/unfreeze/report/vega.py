@@ -1,6 +1,7 @@
 """Charts in Vega-Lite: how every one looks, and what draws them, in a page without network and as SVG."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -168,9 +169,13 @@ def to_json(value: Any) -> str:
 
 
 def columns(rows: Rows) -> dict[str, list[Any]]:
-    """The rows with each name written once: a third of the bytes."""
+    """The rows with each name written once, a third of the bytes; what is not finite is null, as JSON has it."""
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    return {name: [_plain(row.get(name)) for row in rows] for name in names}
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @cache

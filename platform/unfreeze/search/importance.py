@@ -1,5 +1,6 @@
 """Which parameters told the best third of the trials from the rest: PED-ANOVA (2304.10255), Optuna's own evaluator."""
 
+import math
 from collections.abc import Sequence
 
 import optuna
@@ -28,8 +29,9 @@ def importances(config: Config, model: ModelFacts, trials: Sequence[TrialRecord]
     points: list[tuple[dict[str, object], float]] = []
     for trial in trials:
         selection = parse_selection(trial.spec.selection, num_blocks=model.num_blocks)
-        if trial.state is TrialState.FINISHED and trial.best_val_accuracy is not None and space.allows(selection):
-            points.append((space.params(selection, trial.spec.learning_rate), trial.best_val_accuracy))
+        accuracy = math.nan if trial.best_val_accuracy is None else trial.best_val_accuracy
+        if trial.state is TrialState.FINISHED and math.isfinite(accuracy) and space.allows(selection):
+            points.append((space.params(selection, trial.spec.learning_rate), accuracy))
     if len(points) < _MIN_TRIALS or len({accuracy for _, accuracy in points}) == 1:
         return {}
     rates = [trial.spec.learning_rate for trial in trials]  # the range may have grown

@@ -101,5 +101,5 @@ def observed_value(record: TrialRecord) -> float | None:
     if record.state is TrialState.FAILED:
         return None
     accuracy = record.best_val_accuracy
-    is_nothing = record.state is TrialState.DIVERGED or (accuracy is not None and math.isnan(accuracy))
+    is_nothing = record.state is TrialState.DIVERGED or (accuracy is not None and not math.isfinite(accuracy))
     return 0.0 if is_nothing else accuracy

@@ -18,12 +18,15 @@ def stand(
     trials: Sequence[TrialRecord],
     learned: Learned | None = None,
 ) -> tuple[Contender, ...]:
-    """Every configuration that finished, most promising first; empty where the model does not search.
+    """Every configuration that finished, most promising first; empty where the model does not search, or where the
+    score that it searched by is not there.
 
     ``learned``: what the search began with.
     """
-    if not searches_by_model(config.search):
+    score = config.search.prior.score
+    measured = {*plasticity.by_group, "uniform"} | ({"reversed"} if "reference" in plasticity.by_group else set())
+    if not searches_by_model(config.search) or score not in measured:
         return ()
-    scores = prior_scores(config.search.prior.score, plasticity, num_blocks=model.num_blocks)
+    scores = prior_scores(score, plasticity, num_blocks=model.num_blocks)
     space = make_space(config.search, cost_model(config, model))
     return ModelSampler(space, scores, seed=config.sweep.seed, learned=learned).contenders(trials)
