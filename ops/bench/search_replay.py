@@ -31,9 +31,11 @@ from matplotlib.figure import Figure
 from scipy.special import expit, logit
 
 from unfreeze.components.selection import parse_selection
+from unfreeze.config import SearchConfig
 from unfreeze.evidence.model import Outlook, Points, Posterior, Terms, standardised
 from unfreeze.records import COMPONENTS
 from unfreeze.search.candidates import promising
+from unfreeze.search.fixed import place_of_fixed
 from unfreeze.search.stopping import rungs
 
 TABLES = Path(__file__).parent / "tables"
@@ -228,14 +230,16 @@ def order_of(table: Table, prior: str) -> list[int]:
     return sorted(range(5), key=lambda component: -scores[component])
 
 
-def by_model(prior: str, *, alone_from: int | None = NUM_TRIALS // 4, stopping: bool = False) -> Sampler:
-    """``alone_from``: the first of the five trials that try each component alone; None: there are none. ``stopping``:
-    by the cutoffs of `search.stopping` with its defaults; what was reached then is the outcome."""
+def by_model(prior: str, *, alone: str = "as a sweep", stopping: bool = False) -> Sampler:
+    """``alone``: where the five trials stand that try each component alone: "as a sweep" has them, "first" or "none".
+    ``stopping``: by the cutoffs of `search.stopping` with its defaults; what was reached then is the outcome."""
 
     def replay(table: Table, rng: np.random.Generator, in_flight: int) -> Replayed:
         scores = table.scores.get(prior, np.zeros(5))
         terms = Terms.of(scores, table.sizes, np.arange(5), rates=table.rates)
-        alone = [] if alone_from is None else order_of(table, prior)
+        order = [] if alone == "none" else order_of(table, prior)
+        sweep = SearchConfig(num_trials=NUM_TRIALS, concurrency=in_flight)
+        start = place_of_fixed(sweep, len(order)) if alone == "as a sweep" else 0
         tried: list[int] = []
         values: list[float] = []
         recommended: list[int] = []
@@ -253,9 +257,8 @@ def by_model(prior: str, *, alone_from: int | None = NUM_TRIALS // 4, stopping: 
             known = max(0, index - in_flight + 1)
             started = time.perf_counter()
             before = after if in_flight == 1 else posterior(known)
-            place = index - (alone_from or 0)
-            if 0 <= place < len(alone):
-                own = np.flatnonzero((table.cells.switches == np.eye(5)[alone[place]]).all(1))
+            if start <= index < start + len(order):
+                own = np.flatnonzero((table.cells.switches == np.eye(5)[order[index - start]]).all(1))
                 rates = before.outlook(table.cells[own])
                 tried.append(own[chosen(before, rates, rates, None)])
             else:
@@ -304,8 +307,8 @@ def samplers(table: Table, *, full: bool, gp: bool) -> dict[str, Sampler]:
     wanted = [prior for prior in table.scores if full or prior in priors]
     found |= {f"model:{prior}": by_model(prior) for prior in wanted}
     for prior in ("uniform", *(p for p in ("informative", "reference") if p in wanted)):
-        found[f"model:{prior}, alone first"] = by_model(prior, alone_from=0)
-        found[f"model:{prior}, none alone"] = by_model(prior, alone_from=None)
+        found[f"model:{prior}, alone first"] = by_model(prior, alone="first")
+        found[f"model:{prior}, none alone"] = by_model(prior, alone="none")
     found |= {f"today:{p}": by_optuna(before_the_model, first=p) for p in ("informative", "reference") if p in wanted}
     if table.runs is not None:
         found["model:uniform, stopping"] = by_model("uniform", stopping=True)
@@ -464,7 +467,8 @@ def tables(names: list[str]) -> Iterator[Table]:
 
 
 def summary(regret: np.ndarray) -> dict[str, float]:
-    """Of (repetitions, trials): trials until the recommendation is within half a point and stays there; regrets."""
+    """Of (repetitions, trials): trials until the recommendation is within half a point, and until it stays there;
+    regrets."""
     far = regret > CLOSE
     # The last trial after which it was still off, plus one; one more than there were where it never settled.
     trials = np.where(far.any(1), regret.shape[1] - np.argmax(far[:, ::-1], axis=1), 0) + 1

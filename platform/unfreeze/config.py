@@ -339,7 +339,7 @@ class SearchConfig:
     )
     components_alone: bool = option(
         True,
-        "every component alone is among the trials, as evidence on plasticity: after the first quarter with "
+        "every component alone is among the trials, as evidence on plasticity: from the middle of the search on with "
         "sampler=model, else before the sampler's own; false: off",
     )
     learning_rate_low: PositiveFloat = option(1e-3, "the lowest tried")

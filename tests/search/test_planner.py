@@ -75,7 +75,7 @@ def test_the_fake_sweep_is_worth_its_name(reference: dict[int, TrialRecord]) -> 
     """Otherwise the properties below say little."""
     assert {record.state for record in reference.values()} >= {TrialState.FINISHED, TrialState.STOPPED}
     assert {record.spec.origin for record in reference.values()} == {"prior", "baseline", "search", "confirm"}
-    assert len(reference) == 14 + 2 * 2
+    assert len(reference) == 18 + 2 * 2
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=UNCHECKED)
@@ -88,15 +88,15 @@ def test_the_order_of_completion_changes_nothing(
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=UNCHECKED)
-@given(seed=st.integers(0, 2**32), cut=st.integers(0, 18))
+@given(seed=st.integers(0, 2**32), cut=st.integers(0, 22))
 def test_the_crash_point_changes_nothing(
     seed: int, cut: int, reference: dict[int, TrialRecord], make_planner: MakePlanner, fake_trial: FakeTrial
 ) -> None:
     """All before ``cut`` is final, of the trials in flight then some are; another process goes on."""
     order = random.Random(seed)
     kept = {i: r for i, r in reference.items() if i < cut or (i < cut + 3 and order.random() < 0.5)}
-    if cut < 14:
-        kept = {i: r for i, r in kept.items() if i < 14}  # no confirmation before the search is over
+    if cut < 18:
+        kept = {i: r for i, r in kept.items() if i < 18}  # no confirmation before the search is over
     records = sweep(make_planner(), fake_trial, slots=3, order=order, final=kept)
     assert specs(records) == specs(reference)
 
@@ -120,17 +120,24 @@ def searched(trials: list[TrialSpec]) -> list[tuple[str, float]]:
     return [(spec.selection, spec.learning_rate) for spec in trials if spec.origin == "search"]
 
 
-def test_the_model_proposes_a_quarter_before_every_component_alone(
+def test_the_model_proposes_half_of_the_search_before_every_component_alone(
     make_planner: MakePlanner, fake_trial: FakeTrial
 ) -> None:
     records = specs(sweep(make_planner(), fake_trial))
-    assert [spec.origin for spec in records[:14]] == (
-        ["search"] * 3 + ["prior"] * 5 + ["baseline"] * 2 + ["search"] * 4
+    assert [spec.origin for spec in records[:18]] == (
+        ["search"] * 9 + ["prior"] * 5 + ["baseline"] * 2 + ["search"] * 2
     )
-    assert [spec.selection for spec in records[3:10]] == ["mha", "fc1", "fc2", "ln2", "ln1", "all", "none"]
-    rates = [spec.learning_rate for spec in records[:10]]
-    assert all(1e-3 <= rate <= 1e-1 for rate in rates)
-    assert len(set(rates)) > 2  # spread, so that a component's effect and the rate's can be told apart
+    assert [spec.selection for spec in records[9:16]] == ["mha", "fc1", "fc2", "ln2", "ln1", "all", "none"]
+    assert all(1e-3 <= spec.learning_rate <= 1e-1 for spec in records)
+
+
+@pytest.mark.parametrize(("concurrency", "first"), [(1, 16), (4, 16), (10, 20), (16, 25)])
+def test_and_two_rounds_of_what_is_in_flight(
+    concurrency: int, first: int, make_planner: MakePlanner, fake_trial: FakeTrial
+) -> None:
+    """With room for all of them before the end."""
+    records = specs(sweep(make_planner(num_trials=32, concurrency=concurrency), fake_trial))
+    assert next(spec.index for spec in records if spec.origin == "prior") == first
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -181,7 +188,7 @@ def test_equal_scores_keep_the_order_of_the_block(make_planner: MakePlanner, fak
 
 def test_each_of_them_at_each_start_learning_rate(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
     records = specs(sweep(make_planner(start_learning_rates=[0.003, 0.03], num_trials=15), fake_trial))
-    assert [spec.origin for spec in records[:2]] == ["search", "prior"]  # room for all of them, not a quarter
+    assert [spec.origin for spec in records[:2]] == ["search", "prior"]  # room for all of them, not the middle
     assert [(s.selection, s.learning_rate) for s in records[1:5]] == [
         ("mha", 0.003),
         ("fc1", 0.003),
@@ -254,7 +261,7 @@ def test_one_learning_rate_alone_in_a_tight_budget(make_planner: MakePlanner, fa
 
 def test_the_best_selections_are_run_again_on_new_seeds(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
     records = sweep(make_planner(sampler="tpe"), fake_trial)
-    search = [records[index] for index in range(14)]
+    search = [records[index] for index in range(18)]
     finished = sorted(
         (record for record in search if record.state is TrialState.FINISHED),
         key=lambda record: -(record.best_val_accuracy or 0),
@@ -263,7 +270,7 @@ def test_the_best_selections_are_run_again_on_new_seeds(make_planner: MakePlanne
     for record in finished:
         if record.spec.selection not in [spec.selection for spec in best]:
             best.append(record.spec)
-    confirmed = [records[index].spec for index in range(14, 18)]
+    confirmed = [records[index].spec for index in range(18, 22)]
     assert [(s.selection, s.learning_rate) for s in confirmed] == [
         (spec.selection, spec.learning_rate) for spec in best[:2] for _ in range(2)
     ]
@@ -272,7 +279,7 @@ def test_the_best_selections_are_run_again_on_new_seeds(make_planner: MakePlanne
 
 
 def test_with_the_model_the_leader_has_two_seeds_in_the_end(reference: dict[int, TrialRecord]) -> None:
-    confirmed = [reference[index].spec for index in range(14, 18)]
+    confirmed = [reference[index].spec for index in range(18, 22)]
     assert {spec.origin for spec in confirmed} == {"confirm"}
     assert len({spec.selection for spec in confirmed}) <= 2
     runs = [(spec.selection, spec.learning_rate, spec.seed) for spec in specs(reference)]
@@ -296,15 +303,15 @@ def test_the_search_ends_when_the_choice_is_settled(make_planner: MakePlanner, f
 
 @pytest.mark.parametrize("settings", [{"confirm_top": 0}, {"confirm_seeds": 0}])
 def test_confirmation_can_be_off(settings: dict[str, int], make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
-    assert len(sweep(make_planner(**settings), fake_trial)) == 14
+    assert len(sweep(make_planner(**settings), fake_trial)) == 18
 
 
 def test_confirmation_waits_for_the_whole_search(reference: dict[int, TrialRecord], make_planner: MakePlanner) -> None:
     planner = make_planner()
-    search = {index: reference[index] for index in range(14)}
-    assert planner.is_ready(14, search)
-    for missing in range(14):
-        assert not planner.is_ready(14, {i: r for i, r in search.items() if i != missing})
+    search = {index: reference[index] for index in range(18)}
+    assert planner.is_ready(18, search)
+    for missing in range(18):
+        assert not planner.is_ready(18, {i: r for i, r in search.items() if i != missing})
 
 
 def test_fewer_finished_selections_fewer_confirmations(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
@@ -322,7 +329,7 @@ def test_only_sampled_trials_may_be_stopped_early(
     reference: dict[int, TrialRecord], make_planner: MakePlanner, fake_trial: FakeTrial
 ) -> None:
     for record in reference.values():
-        knows_some = record.spec.index > 9  # the fixed ones stand before, the first three of all know nothing
+        knows_some = record.spec.index > 6  # three that finished, with four in flight
         assert bool(record.spec.stop_below) == (record.spec.origin == "search" and knows_some)
         assert [images for images, _ in record.spec.stop_below] in ([], [200], [200, 600])
     without = sweep(make_planner(early_stopping=False), fake_trial)
@@ -346,7 +353,7 @@ def test_a_trial_waits_for_what_it_may_know_and_no_more(
     concurrency: int, reference: dict[int, TrialRecord], make_planner: MakePlanner
 ) -> None:
     planner = make_planner(concurrency=concurrency)
-    for index in range(14):
+    for index in range(18):
         needed = max(0, index - concurrency + 1)
         assert planner.is_ready(index, {i: reference[i] for i in range(needed)})
         if needed:
@@ -370,7 +377,7 @@ def test_a_sweep_where_everything_fails_ends(
     records = sweep(
         make_planner(settle=settle), lambda spec: TrialRecord(spec=spec, state=state, error="RuntimeError: broken")
     )
-    assert len(records) == 14
+    assert len(records) == 18
 
 
 def test_one_trial_alone(make_planner: MakePlanner, fake_trial: FakeTrial) -> None:

@@ -19,7 +19,7 @@ def _meaning(record: Record) -> str:
         trials (median) until the recommendation's true mean is within half a point of the best, and regret of
         the recommendation in points. `random`, `tpe` and `today` (components alone in the score's order, then
         TPE: what this project did before its model) recommend their best run, `model` what its posterior
-        expects most of, run or not; each component alone is tried from trial 9 on, as a sweep does, `alone first`
+        expects most of, run or not; each component alone is tried from trial 17 on, as a sweep does, `alone first`
         from the first on, `none alone` never. `reversed` is the score with its sign turned, which to a model
         whose effect is centred on 0 is the same model; `misleading` is an informative score shuffled, `oracle`
         the true effects. `@4`: four trials in flight. `synthetic` pools {record["planted"]} planted tables, each

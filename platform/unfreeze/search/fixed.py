@@ -32,12 +32,15 @@ def fixed_trials(
 def place_of_fixed(config: SearchConfig, count: int) -> int:
     """The first one's index, of ``count``.
 
-    The model proposes a quarter of the search before them: a score is worth most while nothing is known, and components
-    are tried alone where the best rate is known better. On a hundred planted tables an informative score saves 28 % of
-    the mean regret so, and nothing where they come first. Optuna's samplers begin with random points; these stand in
-    for them.
+    The model proposes half of the search before them, and two rounds of what is in flight: a trial is worth most while
+    nothing is known, components are tried alone where the best rate is known better, and what comes first of all is
+    planned blind. On DeiT-Tiny's tables the model is within half a point after 12 and 9 trials so, without a score; with
+    these at a quarter of the search after 16 and 15. Optuna's samplers begin with random points; these stand in for
+    them.
     """
-    return min(config.num_trials // 4, config.num_trials - count) if searches_by_model(config) else 0
+    if not searches_by_model(config):
+        return 0
+    return min(max(config.num_trials // 2, 2 * config.concurrency), config.num_trials - count)
 
 
 def searches_by_model(config: SearchConfig) -> bool:
