@@ -24,6 +24,7 @@ class SelectionScore:
     num_seeds: int
     num_rates: int  # learning rates that were tried to the end
     parameters: int  # of the selection, head left out
+    trial_ids: tuple[str, ...]  # of those runs
 
 
 def score_selections(trials: Sequence[TrialRecord], model: ModelFacts) -> tuple[SelectionScore, ...]:
@@ -51,6 +52,7 @@ def score_selections(trials: Sequence[TrialRecord], model: ModelFacts) -> tuple[
                 num_seeds=choice.num_seeds,
                 num_rates=choice.num_rates,
                 parameters=count_trainable(selection, model.parameters, train_head=False, lora_sizes=model.lora_sizes),
+                trial_ids=choice.trial_ids,
             )
         )
     return tuple(scores)

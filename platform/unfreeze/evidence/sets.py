@@ -7,6 +7,7 @@ from typing import Any
 from unfreeze.config import changed_keys
 from unfreeze.errors import ConfigError
 from unfreeze.evidence.across import compare, mean_ranks, pool
+from unfreeze.evidence.correlate import score_selections
 from unfreeze.evidence.verdict import headline
 from unfreeze.evidence.worth import score_slopes
 from unfreeze.records import COMPONENTS, Evidence, Pooled, PooledSweeps
@@ -101,10 +102,11 @@ def _in_accuracy(pooled: Pooled, accuracy: float) -> Pooled:
 
 
 def _component_accuracies(evidence: Mapping[str, Evidence], skip: Collection[str]) -> dict[str, list[float]]:
-    """Component → accuracy in % of each set that has all five, each alone at its best rate; test where it chose."""
+    """Component → accuracy in % of each set that has all five, each alone at its own best rate; test where it chose."""
     columns: dict[str, list[float]] = {name: [] for name in ("mha", "fc1", "fc2", "ln2", "ln1")}
     for name, found in evidence.items():
-        own = {c.selection: c.val_accuracy if c.test_accuracy is None else c.test_accuracy for c in found.choices}
+        own = {str(score.selection): score.val_accuracy for score in score_selections(found.trials, found.model)}
+        own |= {c.selection: c.test_accuracy for c in found.choices if c.test_accuracy is not None}
         if name not in skip and own.keys() >= set(COMPONENTS):
             for component, column in columns.items():
                 column.append(100 * own[component])

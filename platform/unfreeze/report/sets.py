@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from unfreeze.evidence.correlate import SelectionScore, score_selections
 from unfreeze.evidence.recommend import rates_text
 from unfreeze.evidence.verdict import headline, points, pooled_sentence, pooled_word, verdict_word
 from unfreeze.records import COMPONENTS, Evidence, PooledSweeps
@@ -63,8 +64,13 @@ def sets_page(evidence: Mapping[str, Evidence], pooled: PooledSweeps) -> str:
 
 
 def _compared_title(evidence: Mapping[str, Evidence]) -> str:
-    alone = [own for found in evidence.values() for own in found.choices if own.selection in COMPONENTS]
+    alone = [own for found in evidence.values() for own in _alone(found)]
     return f"Components over the sets, each alone {rates_text(alone)}"
+
+
+def _alone(evidence: Evidence) -> list[SelectionScore]:
+    """Each component alone, at its own best rate."""
+    return [own for own in score_selections(evidence.trials, evidence.model) if str(own.selection) in COMPONENTS]
 
 
 def _compared_rows(pooled: PooledSweeps) -> list[tuple[str, ...]]:
@@ -135,10 +141,9 @@ def _bar(name: str, mean: float, low: float | None, high: float | None) -> Row:
 
 def _accuracy_by_set(evidence: Mapping[str, Evidence]) -> Iterator[Chart]:
     rows: list[Row] = [
-        {"set": name, "component": own.selection, "accuracy": own.val_accuracy}
+        {"set": name, "component": str(own.selection), "accuracy": own.val_accuracy}
         for name, found in evidence.items()
-        for own in found.choices
-        if own.selection in COMPONENTS
+        for own in _alone(found)
     ]
     if rows:
         yield Chart(
