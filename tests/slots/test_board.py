@@ -455,7 +455,10 @@ def test_a_new_board_hands_out_nothing_before_it_is_told_its_slots() -> None:
         waiting = asyncio.create_task(board.take("a", SECONDS_LONG))
         await asyncio.sleep(0.01)
         assert not waiting.done()
+        assert not await board.await_opening(0)
+        opening = asyncio.create_task(board.await_opening(SECONDS_LONG))
         await board.expect(["a"])
+        assert await asyncio.wait_for(opening, 1)
         assert not await board.is_new()
         assert await asyncio.wait_for(waiting, 1) == job("one")
 

@@ -99,7 +99,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 def make_pool(fake: FakeRay) -> Callable[..., tuple[SlotPool, FakeBoard]]:
     def make(**kind: Any) -> tuple[SlotPool, FakeBoard]:
         board = FakeBoard(**kind)
-        pool = SlotPool(Config(), None, board, num_slots=2, room=lambda: fake.room, facts=None)  # type: ignore[arg-type]
+        pool = SlotPool(Config(), None, board, num_slots=2, num_early=1, room=lambda: fake.room)  # type: ignore[arg-type]
         return pool, board
 
     return make
@@ -113,6 +113,7 @@ def test_a_slot_that_gets_something_done_is_started_again_and_one_that_does_not_
 ) -> None:
     pool, board = make_pool(useful=2)
     with pool:
+        pool.open()
         for reason in ("RuntimeError: worker group failed", RayActorError(), "it went home"):
             fake.runs[-1][1].reason = reason
             pool.look()
@@ -129,10 +130,12 @@ def test_a_slot_that_gets_something_done_is_started_again_and_one_that_does_not_
 def test_a_pool_whose_slots_are_all_given_up_still_looks_and_closes(make_pool: MakePool, fake: FakeRay) -> None:
     pool, board = make_pool()
     with pool:
+        pool.open()
         for _, run in list(fake.runs):
             run.reason = "ImportError: no torch"
         pool.look()
         pool.look()
+        pool.close()
     assert len(fake.runs) == 2
     assert board.closed
 
@@ -140,6 +143,7 @@ def test_a_pool_whose_slots_are_all_given_up_still_looks_and_closes(make_pool: M
 def test_a_board_made_anew_is_opened_once_the_slots_have_spoken(make_pool: MakePool, fake: FakeRay) -> None:
     pool, board = make_pool()
     with pool:
+        pool.open()
         pool.look()
         board.died = True
         for now, num_opened in ((1.0, 1), (5.0, 1), (10.0, 1), (15.0, 2), (20.0, 2)):
@@ -154,14 +158,28 @@ def test_slots_go_home_when_the_sweep_is_over_and_are_not_waited_for_after_an_er
 ) -> None:
     pool, board = make_pool()
     with pool:
-        pass
-    assert board.closed
-    assert (fake.waited, fake.killed) == (1, [fake])
+        pool.open()
+        pool.close()
+        assert board.closed
+        assert (fake.waited, fake.killed) == (1, [fake])
     pool, board = make_pool()
     with pytest.raises(KeyboardInterrupt), pool:
         raise KeyboardInterrupt
     assert not board.closed
-    assert (fake.waited, fake.killed) == (1, [fake, fake])
+    assert fake.waited == 1
+    assert fake.killed == [fake, fake]
+
+
+def test_slots_beside_the_pre_pass_warm_up_and_get_no_job_before_it_is_over(make_pool: MakePool, fake: FakeRay) -> None:
+    pool, board = make_pool()
+    with pool:
+        assert fake.runs == []
+        pool.warm_up()
+        assert [slot for slot, _ in fake.runs] == ["slot-0"]
+        assert board.expected == []
+        pool.open()
+        assert [slot for slot, _ in fake.runs] == ["slot-0", "slot-1"]
+        assert board.expected == [["slot-0", "slot-1"]]
 
 
 def test_a_cluster_that_is_gone_is_said_while_it_runs_and_not_when_it_closes(
@@ -169,14 +187,17 @@ def test_a_cluster_that_is_gone_is_said_while_it_runs_and_not_when_it_closes(
 ) -> None:
     pool, _ = make_pool(is_gone=True)
     with pool:
+        pool.open()
         fake.runs[0][1].reason = "ActorDiedError: "
         with pytest.raises(RayActorError):
             pool.look()
+        pool.close()
 
 
 def test_slots_come_with_nodes_and_jobs_leave_with_them(make_pool: MakePool, fake: FakeRay) -> None:
     pool, board = make_pool()
     with pool:
+        pool.open()
         pool.look()
         assert board.nodes == ["here"]
         fake.nodes, fake.room, fake.now = [*fake.nodes, {"NodeID": "there", "Alive": True}], 4, 10.0
@@ -202,6 +223,7 @@ def test_a_slot_that_was_given_up_is_replaced_if_all_it_lacked_was_a_node(
 ) -> None:
     pool, _ = make_pool()
     with pool:
+        pool.open()
         fake.runs[1][1].reason = reason
         fake.now = 10.0
         pool.look()

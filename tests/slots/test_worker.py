@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import ray
 import torch
 import torch.distributed as dist
+from finished_sweep import DATA
 from torch import nn
 
 from unfreeze.data.pixels.decode import make_array
@@ -103,6 +105,19 @@ def alone(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> Slot:
     """The slot as its own leader, with a board that notes what it hears."""
     monkeypatch.setattr(ray, "get", lambda answer: answer)
     return replace(slot, worker=Worker(rank=0, world_size=1), board=FakeBoard())
+
+
+def test_a_slot_waits_for_the_pre_pass_and_refuses_images_that_are_not_its(alone: Slot) -> None:
+    answers = [False, False, True]
+    alone.board.await_opening = SimpleNamespace(remote=lambda _: answers.pop(0))
+    alone.data = replace(alone.data, digest="seen")
+    alone.ledger.write_json("facts.json", {"data": to_dict(replace(DATA, classes=tuple("abcd"), digest="seen"))})
+    alone.await_jobs()
+    assert answers == []
+    answers = [True]
+    alone.ledger.write_json("facts.json", {"data": to_dict(replace(DATA, classes=tuple("abcd"), digest="others"))})
+    with pytest.raises(DataError):
+        alone.await_jobs()
 
 
 def breaking_with(error: Exception, slot: Slot) -> None:

@@ -83,7 +83,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
                     return SimpleNamespace(remote=remote)
 
-                return SimpleNamespace(**{name: method(name) for name in ("facts", "rates", "finish")})
+                ready = SimpleNamespace(remote=lambda: (lambda: None, ()))
+                return SimpleNamespace(
+                    __ray_ready__=ready, **{name: method(name) for name in ("facts", "rates", "finish")}
+                )
 
             return SimpleNamespace(remote=start)
 
@@ -92,9 +95,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     def kill(_: Any) -> None:
         counts["killed"] += 1
 
+    def get(call: Any) -> Any:
+        return [get(one) for one in call] if isinstance(call, list) else call[0](*call[1])
+
     context = SimpleNamespace(get_assigned_resources=lambda: {"CPU": 1.0})
     monkeypatch.setattr(ray, "remote", hire)
-    monkeypatch.setattr(ray, "get", lambda call: call[0](*call[1]))
+    monkeypatch.setattr(ray, "get", get)
     monkeypatch.setattr(ray, "wait", lambda calls, num_returns: (calls[:1], calls[1:]))
     monkeypatch.setattr(ray, "kill", kill)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
@@ -339,6 +345,15 @@ def test_damaged_entries_are_measured_again(make: Make, calls: Counter[str], tmp
     assert table.rows == expected[2].rows
     for path in (tmp_path / "runs" / "_pre-pass").rglob("*.json"):
         json.loads(path.read_text())
+
+
+def test_slots_may_warm_up_once_the_actors_have_their_places(make: Make, calls: Counter[str]) -> None:
+    seen: list[Counter[str]] = []
+    pre_pass(make(), ledger_of(make()), on_placed=lambda: seen.append(calls.copy()))
+    (then,) = seen
+    assert (then["hired"], then["facts"], then["rates"]) == (1, 1, 0)
+    pre_pass(make(), ledger_of(make()), on_placed=lambda: seen.append(calls.copy()))
+    assert len(seen) == 1  # recalled: nobody was placed
 
 
 def test_the_loss_of_the_first_actor_while_it_loads_is_said_plainly(

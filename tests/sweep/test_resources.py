@@ -8,7 +8,7 @@ import pytest
 import ray
 from ray.tune.execution import class_cache
 
-from unfreeze.config import ClusterConfig, Config
+from unfreeze.config import ClusterConfig, Config, PlasticityConfig
 from unfreeze.errors import ClusterError, ModelError
 from unfreeze.sweep import resources
 from unfreeze.sweep.machine import count_cpus
@@ -19,6 +19,7 @@ from unfreeze.sweep.resources import (
     ray_cluster,
     room_for_slots,
     settle_gpus,
+    slots_beside_pre_pass,
     worker_resources,
 )
 
@@ -83,6 +84,25 @@ def test_auto_starts_no_more_than_trials_in_flight_and_a_number_is_kept(cluster:
     assert count_slots(ClusterConfig(), concurrency=3) == 3
     assert count_slots(ClusterConfig(num_slots=5), concurrency=3) == 5
     assert count_slots(ClusterConfig(num_slots=5), concurrency=8) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "num_actors", "there", "num_slots"),
+    [
+        ({}, 1, {"CPU": 2.0}, 1),
+        ({}, 1, {"CPU": 1.0}, 0),
+        ({}, 3, {"CPU": 2.0}, 0),
+        ({"gpus_per_worker": 1.0}, 2, {"CPU": 16.0, "GPU": 8.0}, 6),
+        ({"workers_per_trial": 2}, 1, {"CPU": 4.0}, 1),
+        ({"cpus_per_worker": 0.1}, 1, {"CPU": 1.0}, 9),
+    ],
+)
+def test_slots_that_warm_up_early_leave_the_pre_pass_its_room(
+    options: dict[str, Any], num_actors: int, there: dict[str, float], num_slots: int, cluster: Cluster
+) -> None:
+    cluster(there)
+    config = Config(cluster=ClusterConfig(**options), plasticity=PlasticityConfig(num_actors=num_actors))
+    assert slots_beside_pre_pass(config) == num_slots
 
 
 def test_slots_stay_between_the_least_and_the_most(cluster: Cluster) -> None:

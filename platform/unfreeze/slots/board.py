@@ -119,6 +119,15 @@ class Board:
         self._slots[slot_id] = _Slot(last_heard=time.monotonic(), nodes=tuple(nodes), is_useful=is_useful)
         await self._announce()
 
+    async def await_opening(self, wait_s: float) -> bool:
+        """Whether jobs are handed out, or no more will be; False after ``wait_s``."""
+
+        def is_open() -> bool:
+            return self._expected_slots is not None or self._closed
+
+        await self._wait(is_open, wait_s)
+        return is_open()
+
     async def take(self, slot_id: str, wait_s: float) -> dict[str, Any]:
         """The next job as ``{"job": …}``, ``{"job": None}`` after ``wait_s``, or ``{"closed": True}``."""
         self._hear(slot_id)

@@ -12,7 +12,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from unfreeze.config import Config
-from unfreeze.records import DataFacts
 from unfreeze.slots.board import HEARTBEAT_S
 from unfreeze.slots.callback import DriverCallback
 from unfreeze.storage.ledger import Ledger
@@ -27,7 +26,9 @@ class SlotPool(DriverCallback):
     """``num_slots`` worker groups around one board, and more when there is ``room``; a context manager, and a callback
     by which Tune lets it look after them.
 
-    A slot whose node has gone waits for another in Ray Train, with its job in other hands meanwhile.
+    ``num_early`` of them may warm up while plasticity is measured; the others start once there are jobs, since what an
+    actor of the pre-pass takes must be left to it. A slot whose node has gone waits for another in Ray Train,
+    with its job in other hands meanwhile.
     """
 
     def __init__(
@@ -37,13 +38,14 @@ class SlotPool(DriverCallback):
         board: Any,
         *,
         num_slots: int,
+        num_early: int,
         room: Callable[[], int],
-        facts: DataFacts,
     ) -> None:
         self._config = config
         self._board = board
-        self._arguments = {"board": board, "ledger": ledger, "config": config, "facts": facts}
+        self._arguments = {"board": board, "ledger": ledger, "config": config}
         self._slot_ids = [f"slot-{number}" for number in range(num_slots)]
+        self._num_early = num_early
         self._num_started = num_slots  # the next one's number: none is used twice
         self._num_useless = 0  # given up, and not for lack of a node
         self._room = room
@@ -52,22 +54,41 @@ class SlotPool(DriverCallback):
         self._new_since: float | None = None
 
     def __enter__(self) -> "SlotPool":
-        ray.get(self._board.expect.remote(self._slot_ids))
         # What Train reads of the environment, it reads where `fit` is called.
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
         most = self._config.cluster.max_slots
         most = max(len(self._slot_ids), self._config.search.concurrency if most == "auto" else most)
         self._keeper = beside_driver(Keeper, environment, max_concurrency=most)  # a thread for each slot
-        for slot_id in self._slot_ids:
-            self._start(slot_id)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def warm_up(self) -> None:
+        """The actors of the pre-pass have their places: what is left is for slots."""
+        for slot_id in self._slot_ids[: self._num_early]:
+            self._start(slot_id)
+
+    def open(self) -> None:
+        """Model and data are known to be good, and `facts.json` is in the ledger: from now on jobs are handed out."""
+        ray.get(self._board.expect.remote(self._slot_ids))
+        started = set(self._runs.values())
+        for slot_id in self._slot_ids:
+            if slot_id not in started:
+                self._start(slot_id)
+
+    def close(self) -> None:
+        """There are no more jobs: send every slot home, so that what it took is free."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self._board.close.remote(), timeout=_CLOSE_TIMEOUT_S)
+            self._ended(_CLOSE_TIMEOUT_S)
+        self._end()
+
+    def _end(self) -> None:
+        keeper, self._keeper = self._keeper, None  # once: Ray does not know an actor that was killed any more
         with contextlib.suppress(ray.exceptions.RayError):  # the cluster is gone, and with it the slots
-            if kind is None:  # after an error nobody waits
-                ray.get(self._board.close.remote(), timeout=_CLOSE_TIMEOUT_S)
-                self._ended(_CLOSE_TIMEOUT_S)
-            ray.kill(self._keeper)  # and with it the slots that are left
+            if keeper is not None:
+                ray.kill(keeper)  # and with it the slots that are left
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         self.look()

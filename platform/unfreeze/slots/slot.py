@@ -17,10 +17,13 @@ from unfreeze.finetune.parallel import Worker
 from unfreeze.finetune.prefix import PrefixCache, open_cache
 from unfreeze.finetune.warm import WarmModel
 from unfreeze.models.build import build_base, input_size
-from unfreeze.records import DataFacts
+from unfreeze.records import data_facts_from_dict
 from unfreeze.slots.board import HEARTBEAT_S
 from unfreeze.slots.writer import Writer
 from unfreeze.storage.ledger import Ledger
+
+# How long the leader waits on the board before the other ranks hear from it again; far below any collective's timeout.
+POLL_S = 20.0
 
 
 @dataclass(slots=True)
@@ -75,20 +78,25 @@ class Slot:
             ray.get(self.board.join.remote(self.slot_id, nodes))
             threading.Thread(target=beat, daemon=True).start()
 
+    def await_jobs(self) -> None:
+        """Until the pre-pass is over, beside which a slot may warm up, and the ledger has what it found of the data.
 
-def warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config, facts: DataFacts) -> Slot:
-    """Load model and data, once for all trials. Runs in a Ray Train worker.
+        Raises:
+            DataError: this node's images are other ones.
+        """
+        while not self.agree(ray.get(self.board.await_opening.remote(POLL_S)) if self.is_leader else None):
+            pass
+        self.data.check(data_facts_from_dict(self.ledger.read_json("facts.json")["data"]))
 
-    Raises:
-        DataError: this node's images are not those that ``facts`` were taken of.
-    """
+
+def warm_up(slot_id: str, board: Any, ledger: Ledger, config: Config) -> Slot:
+    """Load model and data, once for all trials. Runs in a Ray Train worker."""
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     data = load_train_val(config.data, image_size=input_size(config.model))
-    data.check(facts)
-    base = build_base(config, num_classes=len(facts.classes))
+    base = build_base(config, num_classes=len(data.classes))
     return Slot(
         slot_id=slot_id,
         worker=Worker(rank=context.get_world_rank(), world_size=context.get_world_size()),

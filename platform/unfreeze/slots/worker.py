@@ -10,12 +10,9 @@ from unfreeze.records import TrialState, to_dict, trial_spec_from_dict
 from unfreeze.slots.cutoff import misses_cutoff
 from unfreeze.slots.journal import Journal
 from unfreeze.slots.outcome import Fault, Interrupted, Lost, Outcome, Settled, whose
-from unfreeze.slots.slot import Slot, warm_up
+from unfreeze.slots.slot import POLL_S, Slot, warm_up
 
 logger = logging.getLogger(__name__)
-
-# How long the leader waits on the board before the other ranks hear from it again; far below any collective's timeout.
-_POLL_S = 20.0
 
 
 def serve(arguments: dict[str, Any]) -> None:
@@ -23,6 +20,7 @@ def serve(arguments: dict[str, Any]) -> None:
     ``arguments``: those of `warm_up`."""
     slot = warm_up(**arguments)
     slot.join()
+    slot.await_jobs()
     while (job := next_job(slot)) is not None:
         run_job(slot, job)
 
@@ -30,7 +28,7 @@ def serve(arguments: dict[str, Any]) -> None:
 def next_job(slot: Slot) -> dict[str, Any] | None:
     """The next job, the same on every rank; None when the board has closed, or the slot has to leave."""
     while not slot.must_leave():
-        answer = ray.get(slot.board.take.remote(slot.slot_id, _POLL_S)) if slot.is_leader else None
+        answer = ray.get(slot.board.take.remote(slot.slot_id, POLL_S)) if slot.is_leader else None
         answer = slot.agree(answer)
         if answer.get("closed"):
             return None

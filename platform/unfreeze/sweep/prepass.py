@@ -3,6 +3,7 @@
 Ray, a second to import, is not needed to recall: so it is imported where an actor is.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from unfreeze.config import Config
@@ -15,8 +16,12 @@ from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.preflight import check_inputs
 
 
-def pre_pass(config: Config, ledger: Ledger) -> tuple[ModelFacts, DataFacts, PlasticityTable]:
+def pre_pass(
+    config: Config, ledger: Ledger, *, on_placed: Callable[[], None] = lambda: None
+) -> tuple[ModelFacts, DataFacts, PlasticityTable]:
     """Look at model and data, measure plasticity; both are kept in the ledger. Needs a Ray cluster to be joined.
+
+    ``on_placed``: called once the actors that measure have what they need of it; not where all is known already.
 
     Raises:
         SweepMismatchError: the sweep began with another model or other data, or its table is another model's.
@@ -25,7 +30,7 @@ def pre_pass(config: Config, ledger: Ledger) -> tuple[ModelFacts, DataFacts, Pla
     cache = PlasticityCache(config)
     stored = ledger.read_json("plasticity.json") if resumed else None
     own = None if stored is None else plasticity_table_from_dict(stored)
-    model, data, table = cache.find_unseen() or _measure(config, cache, own)
+    model, data, table = cache.find_unseen() or _measure(config, cache, own, on_placed)
     table = own or table
     for note in data.notes:
         say(note)
@@ -53,14 +58,14 @@ def measure_once(config: Config) -> PlasticityTable:
 
         check_inputs(config, selections=[])
         with ray_cluster(config.cluster):
-            found = _measure(settle_gpus(config), cache, None)
+            found = _measure(settle_gpus(config), cache, None, lambda: None)
     for note in found[1].notes:
         say(note)
     return found[2]
 
 
 def _measure(
-    config: Config, cache: PlasticityCache, own: PlasticityTable | None
+    config: Config, cache: PlasticityCache, own: PlasticityTable | None, on_placed: Callable[[], None]
 ) -> tuple[ModelFacts, DataFacts, PlasticityTable]:
     """Facts from an actor; the table from there too, unless there is one of this sweep's own or in the cache."""
     import ray
@@ -74,7 +79,10 @@ def _measure(
         with plain_errors():
             try:
                 with stage("reading the model and every image"):
-                    model, data = ray.get(actors[0].facts.remote())
+                    facts = actors[0].facts.remote()
+                    ray.get([actor.__ray_ready__.remote() for actor in actors])
+                    on_placed()
+                    model, data = ray.get(facts)
             except LOST as error:
                 raise ClusterError(
                     f"the pre-pass was lost while it loaded model and data, out of memory perhaps: {error}"

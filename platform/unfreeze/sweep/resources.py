@@ -183,15 +183,20 @@ def room_for_slots(config: ClusterConfig, *, concurrency: int) -> int:
     return min(_fitting(config) + waiting, _most_slots(config, concurrency))
 
 
+def slots_beside_pre_pass(config: Config) -> int:
+    """How many slots fit beside the actors of the pre-pass, which must not wait for what slots hold."""
+    return max(0, _fitting(config.cluster, num_others=config.plasticity.num_actors))
+
+
 def _most_slots(config: ClusterConfig, concurrency: int) -> int:
     return concurrency if config.max_slots == "auto" else config.max_slots
 
 
-def _fitting(config: ClusterConfig) -> int:
-    """Slots that the cluster has or may get room for."""
-    have = _resources()
+def _fitting(config: ClusterConfig, num_others: int = 0) -> int:
+    """Slots that the cluster has or may get room for, beside so many single workers."""
+    have, share = _resources(), num_others / config.workers_per_trial
     # A hair above the quotient, so that 1 / 0.1 is 10 slots and not 9.
-    return min(int(have[name] / need + 1e-9) for name, need in _needs(config).items())
+    return min(int(have[name] / need - share + 1e-9) for name, need in _needs(config).items())
 
 
 def _needs(config: ClusterConfig) -> dict[str, float]:

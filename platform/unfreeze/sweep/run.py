@@ -7,6 +7,7 @@ import functools
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ray import tune
 
@@ -43,6 +44,7 @@ from unfreeze.sweep.resources import (
     ray_cluster,
     room_for_slots,
     settle_gpus,
+    slots_beside_pre_pass,
 )
 from unfreeze.sweep.seal import open_test
 from unfreeze.sweep.watch import ClusterWatch, watch_cluster
@@ -79,23 +81,44 @@ def find_answer(config: Config, ledger: Ledger, watch: ClusterWatch) -> None:
     Raises:
         UnfreezeError, InfrastructureError: as `run_sweep`.
     """
-    num_slots = count_slots(config.cluster, concurrency=config.search.concurrency)
-    model, data, plasticity = pre_pass(config, ledger)
-    if config.sweep.retry_failed:
-        reopen_failed(ledger)
-    search = plan_search(config, ledger, model, data, plasticity)
-    ledger.claim(config)  # not before all is checked: a mistake must not take the name
-    with (
-        no_trial_is_to_blame(),
-        MlflowMirror(config.tracking, ledger, read_evidence) as mirror,
-        StudyMirror(config, ledger, model) as study,
-    ):
-        ledger.write_json("environment.json", describe_environment())
-        if not search.is_complete:
-            told = [mirror.notify, study.notify]
-            run_trials(config, ledger, search, mirror, watch, on_trial_end=told, num_slots=num_slots, data=data)
-        with stage("running the recommended selection on the test images, exporting it"):
-            open_test(config, ledger, data)
+    board = beside_driver(Board, config.cluster.heartbeat_timeout_s, max_task_retries=-1)  # calls wait for the new one
+    with start_slots(config, ledger, board) as pool:  # to be warm when plasticity is measured
+        model, data, plasticity = pre_pass(config, ledger, on_placed=pool.warm_up)
+        if config.sweep.retry_failed:
+            reopen_failed(ledger)
+        search = plan_search(config, ledger, model, data, plasticity)
+        ledger.claim(config)  # not before all is checked: a mistake must not take the name
+        with (
+            no_trial_is_to_blame(),
+            MlflowMirror(config.tracking, ledger, read_evidence) as mirror,
+            StudyMirror(config, ledger, model) as study,
+        ):
+            ledger.write_json("environment.json", describe_environment())
+            if not search.is_complete:
+                told = [mirror.notify, study.notify]
+                run_trials(config, ledger, search, board, pool, mirror, watch, on_trial_end=told, data=data)
+            pool.close()
+            with stage("running the recommended selection on the test images, exporting it"):
+                open_test(config, ledger, data)
+
+
+def start_slots(config: Config, ledger: Ledger, board: Any) -> SlotPool:
+    """Those that the cluster has room for, around the board."""
+    concurrency = config.search.concurrency
+    num_slots = count_slots(config.cluster, concurrency=concurrency)
+    if num_slots > concurrency:
+        logger.warning(
+            "%d slots but search.concurrency=%d: some will idle; raise it for the next sweep", num_slots, concurrency
+        )
+    say(f"starting {num_slots} slot{'' if num_slots == 1 else 's'} …")
+    return SlotPool(
+        config,
+        ledger,
+        board,
+        num_slots=num_slots,
+        num_early=min(num_slots, slots_beside_pre_pass(config)),
+        room=functools.partial(room_for_slots, config.cluster, concurrency=concurrency),
+    )
 
 
 def is_final(config: Config, ledger: Ledger) -> bool:
@@ -146,11 +169,12 @@ def run_trials(
     config: Config,
     ledger: Ledger,
     search: PlannedSearch,
+    board: Any,
+    pool: SlotPool,
     mirror: MlflowMirror,
     watch: ClusterWatch,
     *,
     on_trial_end: Sequence[Callable[[], None]],
-    num_slots: int,
     data: DataFacts,
 ) -> None:
     """Run every trial that has no outcome yet: Tune's trials post jobs on the board, slots take them.
@@ -158,23 +182,15 @@ def run_trials(
     Raises:
         InfrastructureError: no slot is left, the store or the cluster is gone, or Tune keeps losing a trial.
     """
-    if num_slots > config.search.concurrency:
-        logger.warning(
-            "%d slots but search.concurrency=%d: some will idle; raise it for the next sweep",
-            num_slots,
-            config.search.concurrency,
-        )
-    room = functools.partial(room_for_slots, config.cluster, concurrency=config.search.concurrency)
-    board = beside_driver(Board, config.cluster.heartbeat_timeout_s, max_task_retries=-1)  # calls wait for the new one
     # Two sweeps on one cluster must not overwrite each other's trainable (ray#31330).
     trainable = f"unfreeze-{config.sweep.name}"
     # A trial waits for a slot and computes nothing; a request may not be empty, so it takes a crumb of the head node.
     crumb = {"CPU": 0, "node:__internal_head__": 0.001}
     tune.register_trainable(trainable, tune.with_resources(tune.with_parameters(SlotTrial, board=board), crumb))
     images = num_steps_of(config.finetune, data.num_train) * config.finetune.batch_size
-    say(f"starting {num_slots} slot{'' if num_slots == 1 else 's'} for {search.max_trials} trials at most …")
+    say(f"running {search.max_trials} trials at most …")
+    pool.open()
     with (
-        SlotPool(config, ledger, board, num_slots=num_slots, room=room, facts=data) as pool,
         Progress(search, on_trial_end, board, images=images) as progress,
         tempfile.TemporaryDirectory(prefix="unfreeze-tune-", ignore_cleanup_errors=True) as folder,
     ):
