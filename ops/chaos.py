@@ -1,24 +1,29 @@
 """Sweeps under seeded faults: whatever is killed or stopped, the ledger is that of an undisturbed run.
 
-python ops/chaos.py --cases 20 --seed 0 > chaos.jsonl
-python ops/chaos.py --cases 4 --faults kill:board stop:driver -- search.num_trials=8
+python ops/chaos.py --cases 20 --save chaos.jsonl   # once more: it goes on where it was cut
+python ops/chaos.py --cases 4 --each 3 --faults kill:board stop:driver -- search.num_trials=8
+python ops/chaos.py --table chaos.jsonl
 
-Each case runs a small sweep with a Ray of its own, hits one process at a moment of the run, runs the same command again
-for as long as it ends with another code than 0, and prints one JSON line. Exit code 1 where a ledger differs, an ending
-says nothing, or a process is left.
+Each case is a small sweep with a Ray of its own, or a folder or S3 behind it that fails. It is hit at `--each` moments;
+the same command is run again for as long as it ends with another code than 0; and one JSON line is written. Exit code 1
+where a ledger differs, a finished trial was run again, a fault cost more than one report, an ending says nothing, or a
+process is left.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,21 +31,25 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "platform"))
+sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "tests/fixtures")]
 
 from unfreeze.records import TrialRecord, TrialState  # noqa: E402
 from unfreeze.storage.ledger import Ledger  # noqa: E402
 
+NAME = "chaos"
 OPTIONS = [
     "experiment=demo",
-    "sweep.name=chaos",
+    f"sweep.name={NAME}",
     "tracking.uri=null",
-    "data.max_train_images=100",
-    "finetune.epochs=8",
-    "search.num_trials=4",
+    "data.max_train_images=40",
+    "data.max_val_images=40",
+    "finetune.epochs=150",  # a second or two of training
+    "search.concurrency=2",
+    "search.num_trials=3",
     "search.start_learning_rates=[0.1]",
     "search.confirm_top=1",
     "search.confirm_seeds=1",
+    "cluster.heartbeat_timeout_s=15",  # below the longest stop: what wakes up then is late
 ]
 # What a process of the driver's tree is called; the driver itself is not among them.
 TARGETS = {
@@ -54,9 +63,16 @@ TARGETS = {
 FAULTS = [f"{how}:{what}" for how in ("kill", "stop") for what in ("driver", *TARGETS)] + [
     "term:driver",
     "twice:driver",
+    "fill:disk",
+    "storm:s3",
 ]
+ALL_SLOTS = ("driver", "raylet", "gcs", "disk", "s3")  # what these hit all slots lose alike: one is enough
+MEASURED = "_pre-pass"  # of the storage: what is known of the plasticity
+DISK_BYTES = 32 * 2**20  # of `fill:disk`: a few times what the ledger takes
 STOPPED_S = (2.0, 20.0)
-CASE_S = 600.0  # until a case is given up
+STORM_S = (5.0, 20.0)
+STORM_SHARE = 0.3  # of the requests
+CASE_S = 900.0  # until a case is given up
 GONE_S = 15.0  # after its driver a process may live so long
 MARK = "UNFREEZE_CHAOS"
 
@@ -74,42 +90,63 @@ def _numbers(record: TrialRecord) -> Any:
 
 
 class Run:
-    """The command in a folder of its own, again and again."""
+    """The command in a folder of its own, again and again; what its ledger tells meanwhile."""
 
-    def __init__(self, folder: Path, options: list[str]) -> None:
-        self.ledger = Ledger(str(folder / "runs"), "chaos")
-        self._folder, self._options, self._mark = folder, options, uuid.uuid4().hex
+    def __init__(self, folder: Path, options: list[str], storage: str | None = None) -> None:
+        self.folder = folder
+        self.ledger = Ledger(storage or str(folder / "runs"), NAME)
+        self.run_twice: set[str] = set()  # trials whose finished record was replaced
+        self.most_redone = 0  # reports that were there, and trained again
+        self._before: dict[str, TrialRecord] = {}
+        self._options = options if storage is None else [*options, f"storage={storage}"]
+        self._mark = uuid.uuid4().hex
         self._deadline = time.monotonic() + CASE_S
 
     def start(self) -> subprocess.Popen[bytes]:
-        # A short place for Ray's sockets, whose paths may have 107 bytes.
-        own = {"HOME": str(self._folder), "RAY_TMPDIR": str(self._folder), MARK: self._mark}
+        own = {
+            "HOME": str(self.folder),
+            "RAY_TMPDIR": str(self.folder),  # short, since its sockets' paths may have 107 bytes
+            "RAY_worker_niceness": "0",  # of 15, its default, little is left where others work too
+            MARK: self._mark,
+        }
         command = [sys.executable, str(ROOT / "sweeps/vit_components.py"), *self._options]
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
-                command, cwd=self._folder, env=os.environ | own, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, cwd=self.folder, env=os.environ | own, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
-    def wait_for(self, condition: Callable[[], Any], driver: subprocess.Popen[bytes]) -> bool:
+    def look(self) -> list[TrialRecord]:
+        """The records; notes what was done twice since the last look."""
+        trials = self.ledger.trials()
+        for record in trials:
+            before = self._before.get(record.spec.trial_id)
+            if before is not None and record.attempts > before.attempts:
+                if before.state.is_final:
+                    self.run_twice.add(record.spec.trial_id)
+                self.most_redone = max(self.most_redone, len(before.reports) - len(record.reports))
+            self._before[record.spec.trial_id] = record
+        return trials
+
+    def wait_for(self, condition: Callable[[list[TrialRecord]], Any], driver: subprocess.Popen[bytes]) -> bool:
         """Whether it came true before the driver ended and the case's time was up."""
         while driver.poll() is None and time.monotonic() < self._deadline:
-            if condition():
+            if condition(self.look()):
                 return True
             time.sleep(0.1)
         return False
 
     def end(self, driver: subprocess.Popen[bytes]) -> int | None:
         """The driver's exit code; None where it had to be killed because the case's time was up."""
-        try:
-            return driver.wait(max(0.0, self._deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        self.wait_for(lambda _: False, driver)
+        code = driver.poll()
+        if code is None:
             driver.kill()
             driver.wait()
-            return None
+        return code
 
     def last_lines(self, count: int = 1) -> str:
         """Of what the command said, blank ones left out."""
-        lines = (self._folder / "log").read_text(errors="replace").splitlines()
+        lines = (self.folder / "log").read_text(errors="replace").splitlines()
         return "\n".join([line for line in lines if line.strip()][-count:])
 
     def left(self) -> list[psutil.Process]:
@@ -150,13 +187,19 @@ def _name(process: psutil.Process) -> str:
         return str(process.pid)
 
 
-def hit(run: Run, driver: subprocess.Popen[bytes], fault: str, rng: random.Random) -> bool:
-    """Do one fault to one process; False where there is none of the kind."""
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def hit(run: Run, driver: subprocess.Popen[bytes], fault: str, rng: random.Random, line: Any) -> bool:
+    """Do one fault; False where there is no process of the kind. ``line``: of `storm_line`."""
     how, _, what = fault.partition(":")
     if how == "twice":
-        second = run.start()
-        code = second.wait(CASE_S)
-        return code == 75 and "is being run by" in run.last_lines()
+        code = run.start().wait(CASE_S)
+        return code == 75 and "is being run by" in run.last_lines(5)
+    if how == "fill":
+        return _fill(run, driver)
+    if how == "storm":
+        return _storm(line, rng)
     found = [psutil.Process(driver.pid)] if what == "driver" else list(_find(TARGETS[what], driver))
     if not found:
         return False
@@ -164,7 +207,8 @@ def hit(run: Run, driver: subprocess.Popen[bytes], fault: str, rng: random.Rando
     victim.send_signal({"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[how])
     if how == "stop":
         time.sleep(rng.uniform(*STOPPED_S))
-        victim.send_signal(signal.SIGCONT)
+        with contextlib.suppress(psutil.NoSuchProcess):  # taken for dead by Ray, and ended
+            victim.send_signal(signal.SIGCONT)
     return True
 
 
@@ -177,30 +221,98 @@ def _find(title: str, driver: subprocess.Popen[bytes]) -> Iterator[psutil.Proces
             continue
 
 
-def play(number: int, fault: str, expected: Any, rng: random.Random, run: Run) -> dict[str, Any]:
+def _fill(run: Run, driver: subprocess.Popen[bytes]) -> bool:
+    """No room in the ledger's folder until the command has ended over it."""
+    ballast = run.folder / "runs/.ballast"
+    with ballast.open("wb") as file:
+        room = os.statvfs(ballast)
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
+    code = run.end(driver)
+    ballast.unlink()
+    return code == 75
+
+
+def _storm(line: Any, rng: random.Random) -> bool:
+    from faulty_proxy import Fault
+
+    kinds = [Fault.LATE, Fault.RESET, Fault.UNANSWERED, Fault.BUSY, Fault.HALF, Fault.DAMAGED, Fault.SKEWED]
+    line.plan(rng.choice(kinds) if rng.random() < STORM_SHARE else None for _ in itertools.count())
+    time.sleep(rng.uniform(*STORM_S))
+    num_faults = sum(fault is not None for _, fault in line.met)
+    line.plan(())
+    return num_faults > 0
+
+
+@contextlib.contextmanager
+def storm_line() -> Iterator[Any]:
+    """An S3 server of our own, and the line to it, which does as it is told."""
+    import boto3
+    from faulty_proxy import FaultyProxy
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "chaos", "AWS_SECRET_ACCESS_KEY": "chaos", "AWS_DEFAULT_REGION": "us-east-1"}
+    with FaultyProxy(f"http://{host}:{port}") as line:
+        os.environ.update(keys | {"AWS_ENDPOINT_URL": line.url})
+        boto3.resource("s3").create_bucket(Bucket=NAME)
+        yield line
+    server.stop()
+
+
+@contextlib.contextmanager
+def small_disk(place: Path) -> Iterator[None]:
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "chaos", str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+# --- cases ------------------------------------------------------------------------------------------------------------
+
+
+def play(run: Run, faults: list[str], expected: Any, rng: random.Random, line: Any) -> dict[str, Any]:
     """One case; returns its JSON line."""
     started, driver = time.monotonic(), run.start()
-    num_reports = rng.randrange(1, max(2, sum(len(record[-1]) for record in expected[0]) * 2 // 3))
+    num_reports = sum(len(record[-1]) for record in expected[0])
+    moments = sorted(rng.randrange(num_reports * 3 // 4) for _ in faults)
+    hits: list[bool] = []
+    codes: list[int | None] = []
+    endings: list[str] = []
+    left: list[str] = []
 
-    def is_time() -> bool:
-        trials = run.ledger.trials()
-        is_running = any(record.state is TrialState.RUNNING for record in trials)
-        return is_running and sum(len(record.reports) for record in trials) >= num_reports
-
-    happened = run.wait_for(is_time, driver) and hit(run, driver, fault, rng)
-    codes, endings = [run.end(driver)], [run.last_lines()]
-    left = run.clean_up()
-    while codes[-1] not in (0, None) and len(codes) < 5:
-        codes.append(run.end(run.start()))
+    def end() -> bool:
+        """Whether the sweep has come to its answer, or the case's time is up."""
+        codes.append(run.end(driver))
         endings.append(run.last_lines())
-        left += run.clean_up()
+        left.extend(run.clean_up())
+        return codes[-1] in (0, None) or len(codes) == 5 + len(faults)
+
+    while True:
+        while len(hits) < len(faults):
+            moment = moments[len(hits)]
+
+            def is_time(trials: list[TrialRecord], moment: int = moment) -> bool:
+                is_running = any(record.state is TrialState.RUNNING for record in trials)
+                return (is_running or moment == 0) and sum(len(record.reports) for record in trials) >= moment
+
+            if not run.wait_for(is_time, driver):
+                break
+            hits.append(hit(run, driver, faults[len(hits)], rng, line))
+        if end():
+            break
+        driver = run.start()
     return {
-        "case": number,
-        "fault": fault,
-        "after_reports": num_reports,
-        "happened": happened,
+        "faults": faults,
+        "after_reports": moments,
+        "happened": hits,
         "codes": codes,
         "equal": comparable(run.ledger) == expected,
+        "run_twice": sorted(run.run_twice),
+        "redone": run.most_redone,
         "endings": endings[:-1],  # the last one's is the report
         "left": left,
         "seconds": round(time.monotonic() - started, 1),
@@ -208,46 +320,106 @@ def play(number: int, fault: str, expected: Any, rng: random.Random, run: Run) -
 
 
 def is_sound(line: dict[str, Any]) -> bool:
-    """Equal ledgers, and every ending 0, a kill of ours, or a code with a sentence that says how to go on."""
-    has_words = all("run the same command" in ending for ending in line["endings"])
-    ended_well = line["codes"][-1] == 0 and (has_words or line["fault"] == "kill:driver")
-    return line["happened"] and line["equal"] and ended_well
+    """Equal ledgers, nothing done twice, nothing left; each ending 0, a kill of ours, or a sentence how to go on."""
+    has_words = all(
+        code == -signal.SIGKILL or "run the same command" in ending
+        for code, ending in zip(line["codes"], line["endings"], strict=False)
+    )
+    once = not line["run_twice"] and line["redone"] <= 1
+    return (
+        any(line["happened"]) and line["equal"] and once and line["codes"][-1] == 0 and has_words and not line["left"]
+    )
+
+
+def chosen(faults: list[str], seed: int) -> Iterator[str]:
+    """Each as often as any other, in an order of the seed's."""
+    rng = random.Random(seed)
+    while True:
+        rng.shuffle(faults := list(faults))
+        yield from faults
 
 
 @contextlib.contextmanager
-def fresh_run(options: list[str], place: Path | None = None) -> Iterator[Run]:
+def undisturbed(options: list[str], place: Path | None) -> Iterator[Path]:
+    """The storage of a sweep that nothing befell; kept at ``place``, and not run again where it is there."""
     with contextlib.ExitStack() as stack:
         if place is None:
-            temporary = tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True)
-            place = Path(stack.enter_context(temporary))
+            place = Path(stack.enter_context(_folder()))
         place.mkdir(parents=True, exist_ok=True)
-        yield stack.enter_context(Run(place.resolve(), options))
+        with Run(place.resolve(), options) as run:
+            if run.ledger.read_json("final.json") is None and run.end(run.start()) != 0:
+                raise SystemExit(f"the undisturbed sweep failed: {run.last_lines()}")
+        yield place / "runs"
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True)
+
+
+def run_case(options: list[str], faults: list[str], known: Path, rng: random.Random) -> tuple[dict[str, Any], str]:
+    """The JSON line of one case, and the end of what the command said. ``known``: of `undisturbed`."""
+    expected = comparable(Ledger(str(known), NAME))
+    kinds = {fault.partition(":")[2] for fault in faults}
+    options = [*options, f"cluster.num_slots={1 if kinds <= set(ALL_SLOTS) else 2}"]
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(_folder())).resolve()
+        line = stack.enter_context(storm_line()) if "s3" in kinds else None
+        if "disk" in kinds:
+            stack.enter_context(small_disk(folder / "runs"))
+        run = stack.enter_context(Run(folder, options, f"s3://{NAME}/{folder.name}" if line else None))
+        if line is None and rng.random() < 0.8:  # the others have their pre-pass among what is hit
+            shutil.copytree(known / MEASURED, folder / "runs" / MEASURED)
+        return play(run, faults, expected, rng, line), run.last_lines(40)
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """In Markdown: each fault's hits, in how many sweeps, and how many of those were sound."""
+    sweeps: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    hits: dict[str, int] = defaultdict(int)
+    for line in lines:
+        for fault, happened in zip(line["faults"], line["happened"], strict=False):
+            hits[fault] += happened
+            if happened and line not in sweeps[fault]:
+                sweeps[fault].append(line)
+    rows = ["| fault | hits | sweeps | sound |", "| --- | --- | --- | --- |"]
+    rows += [f"| {f} | {hits[f]} | {len(sweeps[f])} | {sum(map(is_sound, sweeps[f]))} |" for f in FAULTS if hits[f]]
+    return "\n".join([*rows, f"| all | {sum(hits.values())} | {len(lines)} | {sum(map(is_sound, lines))} |"])
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10)
+    parser.add_argument("--each", type=int, default=1, help="faults of a case, one after another")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS, metavar="FAULT", help=", ".join(FAULTS))
     parser.add_argument("--undisturbed", type=Path, metavar="FOLDER", help="of short path; kept, and not run again")
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="append the lines there; those in it are not run again"
+    )
+    parser.add_argument("--table", type=Path, metavar="FILE", help="only print what such a file comes to")
     parser.add_argument("options", nargs="*", help="of the sweep, after --")
     given = parser.parse_args(arguments)
-    options, rng = [*OPTIONS, *given.options], random.Random(given.seed)
-    faults = [given.faults[number % len(given.faults)] for number in range(given.cases)]
-    rng.shuffle(faults)
+    if given.table is not None:
+        print(table(list(map(json.loads, given.table.read_text().splitlines()))))
+        return 0
+    saved = given.save.read_text().splitlines() if given.save is not None and given.save.exists() else []
+    done = {(line["seed"], line["case"]) for line in map(json.loads, saved)}
+    options, order = [*OPTIONS, *given.options], chosen(given.faults, given.seed)
     is_good = True
-    with fresh_run(options, given.undisturbed) as undisturbed:
-        if undisturbed.end(undisturbed.start()) != 0:
-            print(f"the undisturbed sweep failed: {undisturbed.last_lines()}", file=sys.stderr)
-            return 1
-        expected = comparable(undisturbed.ledger)
-    for number, fault in enumerate(faults):
-        with fresh_run(options) as run:
-            line = play(number, fault, expected, rng, run)
+    with undisturbed(options, given.undisturbed) as known:
+        for number in range(given.cases):
+            faults = list(itertools.islice(order, given.each))
+            if (given.seed, number) in done:
+                continue
+            played, said = run_case(options, faults, known, random.Random(f"{given.seed}/{number}"))
+            line = {"case": number, "seed": given.seed, **played}
             print(json.dumps(line), flush=True)
+            if given.save is not None:
+                with given.save.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
             if not is_sound(line):
                 is_good = False
-                print(run.last_lines(40), file=sys.stderr, flush=True)
+                print(said, file=sys.stderr, flush=True)
     return 0 if is_good else 1
 
 
