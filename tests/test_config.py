@@ -58,6 +58,8 @@ def test_a_contradiction_is_refused_in_python_too() -> None:
         ClusterConfig(num_slots=2, max_slots=4)
     with pytest.raises(ValueError, match="max_slots must be min_slots=3 or more, but got 2"):
         ClusterConfig(min_slots=3, max_slots=2)
+    with pytest.raises(ValueError, match=r"one kind with workers_per_trial=2, .* but got \['A100', 'H100'\]"):
+        ClusterConfig(workers_per_trial=2, accelerators=["A100", "H100"])
 
 
 def test_changed_keys_name_both_values() -> None:

@@ -19,6 +19,9 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+ACCELERATOR_LABEL = "ray.io/accelerator-type"  # which Ray gives the node of each card that it knows
+# What a node's label may be.
+AcceleratorKind = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Mode = Literal["reference", "in_situ", "local"]
 # What else has been proposed to rank components by: platform/unfreeze/plasticity/scores.py
@@ -417,6 +420,10 @@ class ClusterConfig:
     gpus_per_worker: NonNegativeFloat | Literal["auto"] = option(
         "auto", "fractions share a card; 0: CPU; auto: 1 where the cluster has any"
     )
+    accelerators: list[AcceleratorKind] = option(
+        [],
+        "kinds of card that workers may have, as Ray labels nodes (A100, H100); workers_per_trial=1 may mix; []: any",
+    )
     max_slot_failures: NonNegativeInt = option(
         3, "worker-group restarts before a slot that brought no report meanwhile is given up"
     )
@@ -428,6 +435,11 @@ class ClusterConfig:
             raise ValueError(f"min_slots and max_slots go with num_slots=auto, but got num_slots={self.num_slots}")
         if self.max_slots != "auto" and self.max_slots < self.min_slots:
             raise ValueError(f"max_slots must be min_slots={self.min_slots} or more, but got {self.max_slots}")
+        if self.workers_per_trial > 1 and len(self.accelerators) > 1:
+            raise ValueError(
+                f"accelerators must be one kind with workers_per_trial={self.workers_per_trial}, since a step takes as "
+                f"long as the slowest card, but got {self.accelerators}"
+            )
         if self.address is not None and self.address.startswith("ray://"):
             raise ValueError(
                 f"address must be host:port of the head's GCS (6379) or auto; ray:// is Ray Client, which cannot run "
@@ -438,6 +450,11 @@ class ClusterConfig:
     def gpus(self) -> float:
         """`gpus_per_worker` as a number; 0 while nobody has looked at the cluster."""
         return 0.0 if self.gpus_per_worker == "auto" else self.gpus_per_worker
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What a worker's node must be labelled, in the words of Ray's ``label_selector``; {}: nothing."""
+        return {ACCELERATOR_LABEL: f"in({', '.join(self.accelerators)})"} if self.accelerators else {}
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,4 +1,6 @@
-"""A sweep on a cluster whose nodes come, are drained and die: slots follow them, and the ledger is that of calm."""
+"""A sweep on a cluster whose nodes come, are drained and die: slots follow them, and the ledger is that of calm.
+
+The nodes are labelled as those with cards are; one is of a kind that was not asked for, and nothing is placed there."""
 
 import secrets
 import subprocess
@@ -12,6 +14,7 @@ from processes import Patience, Processes
 from ray._private.authentication_test_utils import reset_auth_token_state
 from ray.cluster_utils import Cluster
 
+from unfreeze.config import ACCELERATOR_LABEL
 from unfreeze.records import TrialRecord
 from unfreeze.storage.ledger import Ledger
 
@@ -27,7 +30,7 @@ OPTIONS = (
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head without CPUs and one node with one, with a token as a cluster has it."""
+    """A head without CPUs and one node with one, another of another kind; with a token as a cluster has it."""
     (tmp_path / "token").write_text(secrets.token_hex(32))
     (tmp_path / "token").chmod(0o600)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -36,11 +39,20 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     monkeypatch.setenv("RAY_worker_niceness", "0")
     reset_auth_token_state()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
+    add_node(cluster, "A100")
+    add_node(cluster, "T4")
     yield cluster
     cluster.shutdown()
     monkeypatch.undo()
     reset_auth_token_state()
+
+
+def add_node(cluster: Cluster, kind: str) -> Any:
+    return cluster.add_node(num_cpus=1, labels={ACCELERATOR_LABEL: kind})
+
+
+def free_cpus(cluster: Cluster, node: Any) -> float:
+    return cluster.global_state._available_resources_per_node()[node.node_id].get("CPU", 0.0)
 
 
 def comparable(records: list[TrialRecord]) -> list[Any]:
@@ -70,11 +82,12 @@ def test_slots_follow_the_nodes_and_the_ledger_does_not(
     def start(name: str) -> tuple[subprocess.Popen[bytes], Ledger]:
         command = [sys.executable, ROOT / "sweeps/vit_components.py", *OPTIONS]
         command += [f"sweep.name={name}", f"storage={tmp_path}/runs", f"cluster.address={cluster.address}"]
-        command += ["cluster.max_slots=2", "cluster.heartbeat_timeout_s=600"]
+        command += ["cluster.max_slots=2", "cluster.heartbeat_timeout_s=600", "cluster.accelerators=[A100,H100]"]
         with (tmp_path / f"{name}.log").open("wb") as log:
             process = processes.start(command, cwd=tmp_path, log=log, env=variables)
         return process, Ledger(str(tmp_path / "runs"), name)
 
+    first, idle = cluster.worker_nodes
     calm, expected = start("calm")
     assert processes.wait(calm, SWEEP_S) == 0, (tmp_path / "calm.log").read_text()
     rough, ledger = start("rough")
@@ -82,16 +95,16 @@ def test_slots_follow_the_nodes_and_the_ledger_does_not(
     def wait(condition: Callable[[list[TrialRecord]], bool], what: str) -> None:
         def found() -> bool:
             assert rough.poll() is None, (tmp_path / "rough.log").read_text()
+            assert free_cpus(cluster, idle) == 1.0
             return condition(ledger.trials())
 
         patience.wait(found, SWEEP_S, what)
 
     wait(lambda trials: any(trial.reports for trial in trials), "first report")
-    (first,) = cluster.worker_nodes
-    second = cluster.add_node(num_cpus=1)
+    second = add_node(cluster, "H100")
     wait(lambda trials: any(t.slot == "slot-1" and t.reports for t in trials), "report of the second node's slot")
     drain(cluster, first)
-    third = cluster.add_node(num_cpus=1)
+    third = add_node(cluster, "A100")
     wait(lambda trials: any(t.attempts == 2 for t in trials), "trial that was handed back")
     assert "killed" not in (tmp_path / "rough.log").read_text()
     cluster.remove_node(first, allow_graceful=False)

@@ -8,7 +8,7 @@ import pytest
 import ray
 from ray.tune.execution import class_cache
 
-from unfreeze.config import ClusterConfig, Config, PlasticityConfig
+from unfreeze.config import ACCELERATOR_LABEL, ClusterConfig, Config, PlasticityConfig
 from unfreeze.errors import ClusterError, ModelError
 from unfreeze.sweep import resources
 from unfreeze.sweep.machine import count_cpus
@@ -42,7 +42,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, float]]]:
     """The placement groups that are asked for and not given back."""
     held: list[list[dict[str, float]]] = []
 
-    def ask(bundles: list[dict[str, float]]) -> list[dict[str, float]]:
+    def ask(
+        bundles: list[dict[str, float]], bundle_label_selector: list[dict[str, str]] | None
+    ) -> list[dict[str, float]]:
+        assert bundle_label_selector is None
         held.append(bundles)
         return bundles
 
@@ -77,6 +80,22 @@ def test_as_many_slots_as_fit(options: dict[str, Any], there: dict[str, float], 
     assert count_slots(ClusterConfig(**options, num_slots=fitting), concurrency=100) == fitting
     with pytest.raises(ClusterError, match=rf"^{fitting + 1} slot\(s\)"):
         count_slots(ClusterConfig(**options, num_slots=fitting + 1), concurrency=100)
+
+
+def test_slots_are_counted_on_nodes_of_the_kinds_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def node(kind: str | None, *, is_alive: bool = True) -> dict[str, Any]:
+        labels = {} if kind is None else {ACCELERATOR_LABEL: kind}
+        return {"Alive": is_alive, "Labels": labels, "Resources": {"CPU": 8.0, "GPU": 4.0}}
+
+    nodes = [node("A100"), node("H100"), node("T4"), node(None), node("A100", is_alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    for kinds, num_slots in ((["A100"], 4), (["A100", "H100"], 8)):
+        config = ClusterConfig(gpus_per_worker=1.0, accelerators=kinds)
+        assert count_slots(config, concurrency=100) == num_slots
+    config = ClusterConfig(gpus_per_worker=1.0, accelerators=["L4"])
+    with pytest.raises(ClusterError, match=r"need 1 CPU, 1 GPU with L4, the cluster has .* have A100, H100, T4"):
+        count_slots(config, concurrency=100)
+    assert worker_resources(config)["label_selector"] == {ACCELERATOR_LABEL: "in(L4)"}
 
 
 def test_auto_starts_no_more_than_trials_in_flight_and_a_number_is_kept(cluster: Cluster) -> None:
@@ -221,7 +240,7 @@ def test_the_default_takes_the_gpus_that_are_there(
 ) -> None:
     cluster(there, ceiling)
     config = settle_gpus(Config())
-    assert worker_resources(config.cluster) == {"num_cpus": 1.0, "num_gpus": settled}
+    assert worker_resources(config.cluster) == {"num_cpus": 1.0, "num_gpus": settled, "label_selector": None}
     assert capsys.readouterr().err == f"{says} (cluster.gpus_per_worker=auto)\n"
     assert settle_gpus(config) == config
     assert capsys.readouterr().err == ""
@@ -229,7 +248,7 @@ def test_the_default_takes_the_gpus_that_are_there(
 
 def test_a_worker_s_resources_are_ray_s_options() -> None:
     config = ClusterConfig(cpus_per_worker=0.5, gpus_per_worker=0.25)
-    assert worker_resources(config) == {"num_cpus": 0.5, "num_gpus": 0.25}
+    assert worker_resources(config) == {"num_cpus": 0.5, "num_gpus": 0.25, "label_selector": None}
 
 
 # --- started or joined ------------------------------------------------------------------------------------------------

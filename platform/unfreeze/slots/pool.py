@@ -196,6 +196,7 @@ class Keeper:
                         num_workers=cluster.workers_per_trial,
                         use_gpu=cluster.gpus > 0,
                         resources_per_worker=resources,
+                        label_selector=cluster.labels or None,
                     ),
                     run_config=RunConfig(
                         name=f"{config.sweep.name}-{arguments['slot_id']}",

@@ -17,7 +17,7 @@ from ray.tune.execution import class_cache
 from ray.util.client import ray as client
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from unfreeze.config import ClusterConfig, Config
+from unfreeze.config import ACCELERATOR_LABEL, ClusterConfig, Config
 from unfreeze.errors import ClusterError, InfrastructureError, StorageError, UnfreezeError
 from unfreeze.report.streams import say, stage
 from unfreeze.sweep.address import check_address
@@ -142,9 +142,9 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def worker_resources(config: ClusterConfig) -> dict[str, float]:
-    """What one worker takes, in the words of `ray.remote` options."""
-    return {"num_cpus": config.cpus_per_worker, "num_gpus": config.gpus}
+def worker_resources(config: ClusterConfig) -> dict[str, Any]:
+    """What one worker takes, and where, in the words of `ray.remote` options."""
+    return {"num_cpus": config.cpus_per_worker, "num_gpus": config.gpus, "label_selector": config.labels or None}
 
 
 def count_slots(config: ClusterConfig, *, concurrency: int) -> int:
@@ -194,7 +194,7 @@ def _most_slots(config: ClusterConfig, concurrency: int) -> int:
 
 def _fitting(config: ClusterConfig, num_others: int = 0) -> int:
     """Slots that the cluster has or may get room for, beside so many single workers."""
-    have, share = _resources(), num_others / config.workers_per_trial
+    have, share = _resources(config), num_others / config.workers_per_trial
     # A hair above the quotient, so that 1 / 0.1 is 10 slots and not 9.
     return min(int(have[name] / need - share + 1e-9) for name, need in _needs(config).items())
 
@@ -206,10 +206,15 @@ def _needs(config: ClusterConfig) -> dict[str, float]:
 
 
 def _shortage(config: ClusterConfig, wanted: int) -> str:
-    have, needs = _resources(), _needs(config)
+    have, needs = _resources(config), _needs(config)
     asked = ", ".join(f"{wanted * need:g} {name}" for name, need in needs.items())
     there = ", ".join(f"{have[name]:g} {name}" for name in needs)
-    return f"{wanted} slot(s) of {config.workers_per_trial} worker(s) need {asked}, the cluster has {there}"
+    where = f" with {' or '.join(config.accelerators)}" if config.accelerators else ""
+    kinds = sorted({kind for node in _nodes() if (kind := node["Labels"].get(ACCELERATOR_LABEL))}) if where else []
+    other = f" (its nodes have {', '.join(kinds) or 'no label ' + ACCELERATOR_LABEL})" if where else ""
+    return (
+        f"{wanted} slot(s) of {config.workers_per_trial} worker(s) need {asked}{where}, the cluster has {there}{other}"
+    )
 
 
 def _await_room(config: ClusterConfig, wanted: int) -> int:
@@ -220,7 +225,9 @@ def _await_room(config: ClusterConfig, wanted: int) -> int:
     bundle = {"CPU": config.cpus_per_worker} | ({"GPU": config.gpus} if config.gpus else {})
     # One group for each slot: an autoscaler adds nothing for a group beyond its limit. They go with this process, where
     # ray.autoscaler.sdk.request_resources would hold the nodes of a driver that was killed.
-    groups = [placement_group([bundle] * config.workers_per_trial) for _ in range(wanted)]
+    num_workers, labels = config.workers_per_trial, config.labels
+    where = [labels] * num_workers if labels else None
+    groups = [placement_group([bundle] * num_workers, bundle_label_selector=where) for _ in range(wanted)]
     give_up = time.monotonic() + config.start_timeout_s
     try:
         while (fitting := _fitting(config)) < wanted and time.monotonic() < give_up:
@@ -238,19 +245,26 @@ def settle_gpus(config: Config) -> Config:
     alone = replace(config.cluster, gpus_per_worker=0.0)
     if not _fitting(alone):  # who looks before the first worker has come sees no GPU
         _await_room(alone, 1)
-    num_gpus = _resources()["GPU"]
+    num_gpus = _resources(config.cluster)["GPU"]
     found = f"{num_gpus:g} GPU{'' if num_gpus == 1 else 's'}" if num_gpus else "no GPU"
     use = "one for each worker" if num_gpus else "on the CPU"
     say(f"{use}: the cluster has {found} (cluster.gpus_per_worker=auto)")
     return replace(config, cluster=replace(config.cluster, gpus_per_worker=1.0 if num_gpus else 0.0))
 
 
-def _resources() -> dict[str, float]:
-    """CPUs and GPUs that the cluster has or may get."""
+def _resources(config: ClusterConfig) -> dict[str, float]:
+    """CPUs and GPUs that the cluster has or may get; of ``config.accelerators``, if they are named, that it has."""
+    if config.accelerators:
+        nodes = [n["Resources"] for n in _nodes() if n["Labels"].get(ACCELERATOR_LABEL) in config.accelerators]
+        return {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
     have = ray.cluster_resources()
     # What an autoscaler may still add; Ray Train reads it the same way, there is no public call. None without one.
     ceiling = ray._private.state.state.get_max_resources_from_cluster_config() or {}
     return {name: max(have.get(name, 0), ceiling.get(name, 0)) for name in ("CPU", "GPU")}
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 @contextlib.contextmanager
