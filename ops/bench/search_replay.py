@@ -32,6 +32,7 @@ from scipy.special import expit, logit
 
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import SearchConfig
+from unfreeze.evidence.ends import gain_to_end
 from unfreeze.evidence.model import Outlook, Points, Posterior, Terms, standardised
 from unfreeze.records import COMPONENTS
 from unfreeze.search.candidates import promising
@@ -91,6 +92,10 @@ class Table:
         if self.runs is not None:
             return self.runs[cell, rng.integers(self.runs.shape[1])]
         return expit(logit(self.truth[[cell]]) + rng.normal(0, self.noise))
+
+    @property
+    def num_reports(self) -> int:
+        return 1 if self.runs is None else self.runs.shape[2]
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -232,7 +237,7 @@ def order_of(table: Table, prior: str) -> list[int]:
 
 def by_model(prior: str, *, alone: str = "as a sweep", stopping: bool = False) -> Sampler:
     """``alone``: where the five trials stand that try each component alone: "as a sweep" has them, "first" or "none".
-    ``stopping``: by the cutoffs of `search.stopping` with its defaults; what was reached then is the outcome."""
+    ``stopping``: by the rule of `search.stopping` with its defaults."""
 
     def replay(table: Table, rng: np.random.Generator, in_flight: int) -> Replayed:
         scores = table.scores.get(prior, np.zeros(5))
@@ -241,7 +246,6 @@ def by_model(prior: str, *, alone: str = "as a sweep", stopping: bool = False) -
         sweep = SearchConfig(num_trials=NUM_TRIALS, concurrency=in_flight)
         start = place_of_fixed(sweep, len(order)) if alone == "as a sweep" else 0
         tried: list[int] = []
-        values: list[float] = []
         recommended: list[int] = []
         curves: list[np.ndarray] = []
         images: list[float] = []
@@ -249,7 +253,8 @@ def by_model(prior: str, *, alone: str = "as a sweep", stopping: bool = False) -
 
         def posterior(known: int) -> Posterior:
             done, running = np.array(tried[:known], dtype=int), np.array(tried[known:], dtype=int)
-            return Posterior(terms, table.cells[done], np.array(values[:known]), table.cells[running])
+            values = expected_ends(curves[:known], table.cells.log_rates[done])
+            return Posterior(terms, table.cells[done], values, table.cells[running])
 
         after = posterior(0)
         # Stopped trials are cheap: twice as many take about as many images.
@@ -257,21 +262,23 @@ def by_model(prior: str, *, alone: str = "as a sweep", stopping: bool = False) -
             known = max(0, index - in_flight + 1)
             started = time.perf_counter()
             before = after if in_flight == 1 else posterior(known)
-            if start <= index < start + len(order):
+            is_fixed = start <= index < start + len(order)
+            if is_fixed:
                 own = np.flatnonzero((table.cells.switches == np.eye(5)[order[index - start]]).all(1))
-                rates = before.outlook(table.cells[own])
-                tried.append(own[chosen(before, rates, rates, None)])
+                each = before.outlook(table.cells[own])
+                tried.append(own[chosen(before, each, each, None)])
             else:
                 # Nothing tells the first ones apart: any of the equally good.
                 luck = rng if not tried else None
                 every = before.outlook(table.cells)
                 tried.append(chosen(before, every, promising(every), luck))
             seconds += time.perf_counter() - started
-            curves.append(table.curve(tried[-1], rng))
-            kept = until_stopped(curves[-1], curves[:known]) if stopping else len(curves[-1])
-            images.append((images[-1] if images else 0.0) + kept / len(curves[-1]))
-            curves[-1] = curves[-1][:kept]
-            values.append(float(curves[-1][-1]))
+            curve = table.curve(tried[-1], rng)
+            if stopping and not is_fixed:
+                rates = table.cells.log_rates[np.array(tried)]
+                curve = curve[: until_stopped(curve, rates[-1], curves[:known], rates[:known])]
+            images.append((images[-1] if images else 0.0) + len(curve) / table.num_reports)
+            curves.append(curve)
             after = posterior(len(tried))
             recommended.append(int(np.argmax(after.expected_logits(table.cells))))
         return Replayed(recommended, seconds / len(tried), images)
@@ -284,14 +291,28 @@ def chosen(posterior: Posterior, points: Outlook, rivals: Outlook, rng: np.rando
     return int(np.argmax(worth if rng is None else worth + 1e-12 * rng.random(len(worth))))
 
 
-def until_stopped(curve: np.ndarray, peers: list[np.ndarray]) -> int:
-    """Reports until a trial misses a cutoff that its peers' curves set: all of them if it never does."""
-    numbers = list(range(1, len(curve) + 1))
-    for rung in rungs(numbers, grace_reports=2, reduction_factor=3.0):
-        reached = [peer[rung - 1] for peer in peers if len(peer) >= rung]
-        if len(reached) >= 3 and curve[rung - 1] < np.quantile(reached, 2 / 3):
+def until_stopped(curve: np.ndarray, log_rate: float, peers: Sequence[np.ndarray], log_rates: np.ndarray) -> int:
+    """Reports until a trial misses a cutoff that its finished peers' curves set: all of them if it never does."""
+    finished = np.array([len(peer) == len(curve) for peer in peers], dtype=bool)
+    whole = np.array([peer for peer in peers if len(peer) == len(curve)]).reshape(-1, len(curve))
+    for rung in rungs(list(range(1, len(curve) + 1)), grace_reports=2, reduction_factor=3.0):
+        gain = gain_to_end(whole[:, rung - 1], whole[:, -1], log_rates[finished], log_rate=log_rate)
+        if gain is not None and curve[rung - 1] < gain.needed(whole[:, -1].max()):
             return rung
     return len(curve)
+
+
+def expected_ends(curves: Sequence[np.ndarray], log_rates: np.ndarray) -> np.ndarray:
+    """What each curve ends at; what is expected, of those that were stopped."""
+    length = max(map(len, curves), default=1)
+    finished = np.array([len(curve) == length for curve in curves], dtype=bool)
+    whole = np.array([curve for curve in curves if len(curve) == length]).reshape(-1, length)
+    ends = np.array([curve[-1] for curve in curves])
+    for row in np.flatnonzero(~finished):
+        at = len(curves[row]) - 1
+        gain = gain_to_end(whole[:, at], whole[:, -1], log_rates[finished], log_rate=log_rates[row])
+        ends[row] = ends[row] if gain is None else gain.end(ends[row])
+    return ends
 
 
 def samplers(table: Table, *, full: bool, gp: bool) -> dict[str, Sampler]:

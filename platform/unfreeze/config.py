@@ -364,9 +364,12 @@ class SearchConfig:
         "accuracy", "accuracy: on validation; pareto: accuracy against FLOPs of a training step"
     )
     early_stopping: bool = option(
-        False, "asynchronous successive halving on images_seen; off: on replayed tables it cost more than it saved"
+        False,
+        "a trial ends where its expected end, at its learning rate, is two standard deviations behind; false: off",
     )
-    reduction_factor: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = option(3.0, "1/this pass each rung")
+    reduction_factor: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = option(
+        3.0, "between rungs: each stands at this many times the reports of the one before"
+    )
     grace_reports: Count = option(2, "the first rung: reports before a trial may be stopped")
     confirm_top: NonNegativeInt = option(3, "best selections run again, each at its best rate; 0: off")
     confirm_seeds: NonNegativeInt = option(

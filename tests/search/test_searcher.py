@@ -58,13 +58,13 @@ def drive(search: PlannedSearch, ledger: Ledger, fake_trial: FakeTrial, *, slots
 
 def test_from_the_first_trial_to_finished(ledger: Ledger, make_planner: MakePlanner, fake_trial: FakeTrial) -> None:
     search = PlannedSearch(make_planner(), ledger)
-    assert search.max_trials == 22
+    assert search.max_trials == 28
     assert not search.is_complete
     ran = drive(search, ledger, fake_trial)
-    assert [spec.index for spec in ran] == list(range(22))
+    assert [spec.index for spec in ran] == list(range(28))
     assert search.is_complete
     assert search.abandoned is None
-    assert sorted(search.final) == list(range(22))
+    assert sorted(search.final) == list(range(28))
     assert [record.spec for record in ledger.trials()] == ran
     assert search.suggest("one-more") == Searcher.FINISHED
 
@@ -104,8 +104,8 @@ def test_a_ledger_with_a_hole_goes_on(tmp_path: Path, make_planner: MakePlanner,
     search = PlannedSearch(make_planner(), cut)
     assert not search.is_complete
     ran = drive(search, cut, fake_trial)
-    assert [spec.index for spec in ran] == [3, *range(5, 22)]
-    assert ran == [spec for spec in expected if spec.index in (3, *range(5, 22))]
+    assert [spec.index for spec in ran] == [3, *range(5, 28)]
+    assert ran == [spec for spec in expected if spec.index in (3, *range(5, 28))]
     assert search.is_complete
     assert [record.spec for record in cut.trials()] == expected
 
@@ -237,7 +237,7 @@ def test_without_slots_the_sweep_is_abandoned_and_nothing_recorded(
     assert ledger.trial(spec.trial_id) is None
     assert search.suggest("b") == Searcher.FINISHED
     assert not search.is_complete
-    assert [s.index for s in drive(PlannedSearch(make_planner(), ledger), ledger, fake_trial)] == list(range(22))
+    assert [s.index for s in drive(PlannedSearch(make_planner(), ledger), ledger, fake_trial)] == list(range(28))
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from unfreeze.components.selection import Selection, parse_selection
 from unfreeze.config import SearchConfig
 from unfreeze.evidence.recommend import best_configurations
-from unfreeze.records import Learned, TrialRecord, TrialSpec, TrialState
+from unfreeze.records import Learned, TrialRecord, TrialSpec
 from unfreeze.search.fixed import fixed_trials, place_of_fixed, searches_by_model
 from unfreeze.search.prior import component_means
 from unfreeze.search.proposals import ModelSampler
@@ -80,7 +80,7 @@ class Planner:
                 rate = self._model.propose_rate(selection, earlier, known)
         else:
             selection, rate = self._propose(earlier, known)
-            origin, stop_below = "search", self._cutoffs(str(selection), known)
+            origin, stop_below = "search", self._cutoffs(str(selection), rate, known)
         return TrialSpec(
             index=index,
             selection=str(selection),
@@ -103,15 +103,17 @@ class Planner:
             seed=self._seed,
         )
 
-    def _cutoffs(self, selection: str, known: Mapping[int, TrialRecord]) -> tuple[tuple[int, float], ...]:
+    def _cutoffs(
+        self, selection: str, learning_rate: float, known: Mapping[int, TrialRecord]
+    ) -> tuple[tuple[int, float], ...]:
         if not self.config.early_stopping:
             return ()
-        peers = [record for record in known.values() if record.state is not TrialState.FAILED]
+        peers = [*known.values()]
         if self.config.objective == "pareto":
             # Against costlier trials a cheap one may well lose; it is no loss while it beats those that cost no more.
             budget = self._flops_share(selection)
             peers = [record for record in peers if self._flops_share(record.spec.selection) <= budget]
-        return cutoffs(peers, self._rungs, reduction_factor=self.config.reduction_factor)
+        return cutoffs(peers, self._rungs, learning_rate=learning_rate)
 
     def _flops_share(self, text: str) -> float:
         return self.space.cost.flops_share(parse_selection(text, num_blocks=self.space.model.num_blocks))

@@ -16,8 +16,9 @@ from unfreeze.evidence.transfer import expected_of_components
 from unfreeze.records import COMPONENTS, Contender, Learned, TrialRecord, TrialSpec, TrialState
 from unfreeze.search.candidates import Candidates, Price, at_every_rate, every_subset, most_telling, rates_between
 from unfreeze.search.prior import component_means
-from unfreeze.search.sampler import draw_uniformly, observed_value
+from unfreeze.search.sampler import draw_uniformly
 from unfreeze.search.space import SearchSpace
+from unfreeze.search.stopping import observed_values
 from unfreeze.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -204,16 +205,16 @@ class ModelSampler:
         done: list[Points] = []
         running: list[Points] = []
         values: list[float] = []
+        observed = observed_values(known)
         for spec in planned:
-            point, record = self._point(spec), known.get(spec.index)
+            point = self._point(spec)
             if point is None:
                 continue
-            value = None if record is None else observed_value(record)
-            if value is None:  # running, or failed for another reason than its configuration's accuracy
-                running.append(point)
-            else:
+            if spec.index in observed:
                 done.append(point)
-                values.append(value)
+                values.append(observed[spec.index])
+            else:  # running, or failed for another reason than its configuration's accuracy
+                running.append(point)
         width = len(self._names)
         tried = Points.join(done, width=width)
         return Posterior(self._terms, tried, np.array(values), Points.join(running, width=width)), tried

@@ -1,6 +1,5 @@
 """A point of the search space from one of Optuna's samplers, rebuilt from exactly the trials it may know."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -9,8 +8,9 @@ import optuna
 from optuna.trial import TrialState as OptunaState
 
 from unfreeze.components.selection import Selection, parse_selection
-from unfreeze.records import TrialRecord, TrialSpec, TrialState
+from unfreeze.records import TrialRecord, TrialSpec
 from unfreeze.search.space import LEARNING_RATE, SearchSpace
+from unfreeze.search.stopping import observed_values
 from unfreeze.seeding import derive_seed
 
 _MAX_DRAWS = 64  # rejected samples (empty or over budget) before a feasible selection is drawn uniformly
@@ -38,9 +38,10 @@ def sample_point(
     study = optuna.create_study(
         directions=directions, sampler=_make_sampler(sampler, derive_seed(seed, "sampler", index) % 2**32, num_random)
     )
+    values = observed_values(known)
     for spec in planned if sampler != "random" else ():  # which looks at none: a thousand take 0.1 s to tell
         if spec.origin != "baseline":  # `all` and `none` are no points of the space
-            study.add_trial(_told(space, spec, known.get(spec.index), pareto=pareto))
+            study.add_trial(_told(space, spec, values.get(spec.index), runs=spec.index not in known, pareto=pareto))
     for _ in range(_MAX_DRAWS):
         trial = study.ask(space.distributions)
         selection = space.selection(trial.params)
@@ -62,13 +63,14 @@ def _make_sampler(name: str, seed: int, num_random: int) -> optuna.samplers.Base
             return optuna.samplers.TPESampler(seed=seed, n_startup_trials=num_random, multivariate=True)
 
 
-def _told(space: SearchSpace, spec: TrialSpec, record: TrialRecord | None, *, pareto: bool) -> optuna.trial.FrozenTrial:
-    """A trial as Optuna sees it; ``record`` None: still running."""
+def _told(
+    space: SearchSpace, spec: TrialSpec, value: float | None, *, runs: bool, pareto: bool
+) -> optuna.trial.FrozenTrial:
+    """A trial as Optuna sees it; ``value`` None: still running, or failed."""
     selection = parse_selection(spec.selection, num_blocks=space.model.num_blocks)
-    value = None if record is None else observed_value(record)
     costs = [space.cost.flops_share(selection)] if pareto else []
     return optuna.trial.create_trial(
-        state=OptunaState.RUNNING if record is None else OptunaState.FAIL if value is None else OptunaState.COMPLETE,
+        state=OptunaState.RUNNING if runs else OptunaState.FAIL if value is None else OptunaState.COMPLETE,
         values=None if value is None else [value, *costs],
         params=space.params(selection, spec.learning_rate),
         distributions=space.distributions,
@@ -93,13 +95,3 @@ def _draw_rate(space: SearchSpace, rng: np.random.Generator) -> float:
     rate = float(np.exp(rng.uniform(low, high)))
     # exp(log(x)) may lie a rounding error outside the range.
     return min(max(rate, space.learning_rate_low), space.learning_rate_high)
-
-
-def observed_value(record: TrialRecord) -> float | None:
-    """What a sampler is told of a final trial: its best accuracy; 0 when it diverged or that is no number; None when it
-    failed."""
-    if record.state is TrialState.FAILED:
-        return None
-    accuracy = record.best_val_accuracy
-    is_nothing = record.state is TrialState.DIVERGED or (accuracy is not None and not math.isfinite(accuracy))
-    return 0.0 if is_nothing else accuracy
