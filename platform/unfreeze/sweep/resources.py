@@ -109,7 +109,10 @@ def _start() -> None:
         with stage("starting Ray"), on_path():
             ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, _temp_dir=folder, **_QUIET)
     except Exception as error:  # a plain one of Ray's where a busy machine takes too long (node.py)
-        raise ClusterError(f"Ray cannot be started here: {_first_line(error)}") from error
+        raise ClusterError(
+            f"Ray cannot be started here: {_first_line(error).rstrip('.')}; where the machine is only busy, which Ray "
+            f"bears for 30 s, run the same command again"
+        ) from error
 
 
 def _join(address: str) -> None:
