@@ -64,11 +64,21 @@ FAULTS = [f"{how}:{what}" for how in ("kill", "stop") for what in ("driver", *TA
     "term:driver",
     "twice:driver",
     "fill:disk",
+    "fill:ray",
     "storm:s3",
 ]
-ALL_SLOTS = ("driver", "raylet", "gcs", "disk", "s3")  # what these hit all slots lose alike: one is enough, and cheaper
+ALL_SLOTS = (
+    "driver",
+    "raylet",
+    "gcs",
+    "disk",
+    "ray",
+    "s3",
+)  # what these hit all slots lose alike: one is enough, and cheaper
 MEASURED = "_pre-pass"  # of the storage: what is known of the plasticity
-DISK_BYTES = 32 * 2**20  # of `fill:disk`: a few times what the ledger takes
+# Where what is filled lies: the ledger, until the command ends over it; Ray's logs and spilled objects, for a while.
+DISKS = {"disk": "runs", "ray": "ray"}
+DISK_BYTES = 64 * 2**20  # a few times what either takes
 STOPPED_S = (2.0, 20.0)
 STORM_S = (5.0, 20.0)
 STORM_SHARE = 0.3  # of the requests
@@ -197,7 +207,11 @@ def hit(run: Run, driver: subprocess.Popen[bytes], fault: str, rng: random.Rando
         code = run.start().wait(CASE_S)
         return code == 75 and "is being run by" in run.last_lines(5)
     if how == "fill":
-        return _fill(run, driver)
+        with full_disk(run.folder / DISKS[what]):
+            if what == "disk":
+                return run.end(driver) == 75
+            time.sleep(rng.uniform(*STOPPED_S))
+            return True
     if how == "storm":
         return _storm(line, rng)
     found = [psutil.Process(driver.pid)] if what == "driver" else list(_find(TARGETS[what], driver))
@@ -219,17 +233,6 @@ def _find(title: str, driver: subprocess.Popen[bytes]) -> Iterator[psutil.Proces
                 yield process
         except psutil.Error:  # gone meanwhile
             continue
-
-
-def _fill(run: Run, driver: subprocess.Popen[bytes]) -> bool:
-    """No room in the ledger's folder until the command has ended over it."""
-    ballast = run.folder / "runs/.ballast"
-    with ballast.open("wb") as file:
-        room = os.statvfs(ballast)
-        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
-    code = run.end(driver)
-    ballast.unlink()
-    return code == 75
 
 
 def _storm(line: Any, rng: random.Random) -> bool:
@@ -259,6 +262,19 @@ def storm_line() -> Iterator[Any]:
         boto3.resource("s3").create_bucket(Bucket=NAME)
         yield line
     server.stop()
+
+
+@contextlib.contextmanager
+def full_disk(place: Path) -> Iterator[None]:
+    """No room there, until it is left."""
+    ballast = place / ".ballast"
+    with ballast.open("wb") as file:
+        room = os.statvfs(ballast)
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
+    try:
+        yield
+    finally:
+        ballast.unlink()
 
 
 @contextlib.contextmanager
@@ -365,8 +381,8 @@ def run_case(options: list[str], faults: list[str], known: Path, rng: random.Ran
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(_folder())).resolve()
         line = stack.enter_context(storm_line()) if "s3" in kinds else None
-        if "disk" in kinds:
-            stack.enter_context(small_disk(folder / "runs"))
+        for name in kinds & DISKS.keys():
+            stack.enter_context(small_disk(folder / DISKS[name]))
         run = stack.enter_context(Run(folder, options, f"s3://{NAME}/{folder.name}" if line else None))
         if line is None and rng.random() < 0.8:  # the others have their pre-pass among what is hit
             shutil.copytree(known / MEASURED, folder / "runs" / MEASURED)
@@ -388,7 +404,6 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what ends the case's processes
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10)
     parser.add_argument("--each", type=int, default=1, help="faults of a case, one after another")
@@ -426,4 +441,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what ends the case's processes
     sys.exit(main(sys.argv[1:]))
