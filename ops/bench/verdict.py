@@ -11,8 +11,8 @@ default options, from plasticity and from what the earlier ones came to.
 
 `null/…/SPACE/TRIALS[/SETS]` have β = 0: `claim_rate` is the share called supported or contradicted, at most 5 %.
 `power/TIMES/SPACE/TRIALS/SETS` have the effect of the published table (its mean over eleven sets, the spread between
-them, and what the components differ by besides), or multiples of it; `coverage` is of β's 95 % interval, of several
-sets `pooled_coverage` of the average set's and `next_coverage` of another set's β.
+them, and what the components differ by besides, on all sets and on each), or multiples of it; `coverage` is of β's 95 %
+interval, of several sets `pooled_coverage` of the average set's and `next_coverage` of another set's β.
 """
 
 import argparse
@@ -64,11 +64,11 @@ class Campaign:
 
 
 def run(world: World, space: str, num_trials: int, num_sets: int, seed: int) -> Campaign:
-    """Sets share the model: its plasticity, and what its components can do; β and the rest are each set's own."""
+    """Sets share the model: its plasticity, and in part what its components do; β and the rest are each set's own."""
     rng = np.random.default_rng([seed, num_trials, num_sets, GROUPS[space]])
     score = plant_score(rng, GROUPS[space], world.confounding)
     components, betas = rng.normal(0, world.components, 5), rng.normal(world.beta, world.spread, num_sets)
-    sets = [DataSet.plant(rng, world, score, components, beta) for beta in betas]
+    sets = [DataSet.plant(rng, world, score, components + rng.normal(0, world.own, 5), beta) for beta in betas]
     found = [weigh(*draw_sweep(rng, world, planted, num_trials), score) for planted in sets]
     covered = [each.low <= beta <= each.high for each, beta in zip(found, betas, strict=True)]
     width = float(np.median([each.high - each.low for each in found]))

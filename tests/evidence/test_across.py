@@ -63,14 +63,11 @@ def estimate(mean: float, sd: float, *, common: float = 0.2) -> Slope:
 
 
 def test_equal_sets_have_no_spread() -> None:
-    """Four times the same: the inverse-variance mean; its error halved, less by the prior's 4 in 7 degrees of freedom,
-    t with as many; and what the exchanges leave possible, 0.2 on either side."""
+    """Four times the same: the inverse-variance mean, and what the exchanges leave possible, 0.2 on either side."""
     found = pool([estimate(0.3, 0.1)] * 4)
     assert (found.mean, found.spread) == (pytest.approx(0.3), 0)
-    half = stats.t.ppf(0.975, 7) * np.sqrt(4 / 7) * 0.1 / 2
-    assert found.high - 0.3 == pytest.approx(np.hypot(half, 0.2), abs=1e-5)
-    assert 0.3 - found.low == pytest.approx(np.hypot(half, 0.2), abs=1e-5)
-    assert found.next_high - 0.3 == pytest.approx(np.hypot(half * np.sqrt(5), 0.2), abs=1e-5)
+    assert (found.low, found.high) == (pytest.approx(0.1, abs=1e-5), pytest.approx(0.5, abs=1e-5))
+    assert (found.next_low, found.next_high) == (found.low, found.high)
 
 
 def test_the_spread_solves_its_equation() -> None:
@@ -82,16 +79,28 @@ def test_the_spread_solves_its_equation() -> None:
     assert found.next_low < found.low < found.high < found.next_high
 
 
-def test_sets_that_differ_without_doubt_are_a_t_test() -> None:
-    """But for the degrees of freedom: the prior counts as four sets more."""
+def test_sets_that_differ_by_more_than_exchanges_leave_possible() -> None:
+    """1.96 standard errors of their mean, and for the next set 1.96 standard deviations of it."""
     effects = [0.1, 0.5, -0.2, 0.4, 0.9, 0.3]
     found = pool([estimate(effect, 1e-6, common=0.0) for effect in effects])
-    half = stats.t.ppf(0.975, 5 + 4) * stats.sem(effects)
-    assert (found.low, found.high) == (
-        pytest.approx(np.mean(effects) - half, abs=1e-4),
-        pytest.approx(np.mean(effects) + half, abs=1e-4),
-    )
+    half, mean = 1.96 * stats.sem(effects), np.mean(effects)
+    assert (found.low, found.high) == (pytest.approx(mean - half, abs=1e-4), pytest.approx(mean + half, abs=1e-4))
+    half *= np.sqrt(7)
+    assert found.next_low == pytest.approx(mean - half, abs=1e-4)
+    assert found.next_high == pytest.approx(mean + half, abs=1e-4)
     assert found.spread == pytest.approx(np.std(effects, ddof=1))
+
+
+def test_the_wider_one_is_taken_on_each_side() -> None:
+    """Exchanges exclude 0.5 below the mean and nothing above it."""
+
+    def pulls(beta: float) -> np.ndarray:
+        return np.concatenate([[0.5 - min(beta, 0.5)], np.full(MOST + 1, 0.5), np.zeros(119 - MOST - 1)])
+
+    pair = [dataclasses.replace(estimate(mean, 0.1), pulls=pulls) for mean in (0.4, 0.6)]
+    found = pool(pair)
+    assert found.high == np.inf
+    assert found.low == pytest.approx(0.5 - max(0.5, 1.96 * stats.sem([0.4, 0.6])), abs=1e-4)
 
 
 def test_what_the_components_differ_by_is_no_smaller_over_many_sets() -> None:

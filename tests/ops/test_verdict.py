@@ -41,6 +41,12 @@ def test_the_published_effect_is_that_of_its_table(bench: ModuleType) -> None:
     world = bench.published_world()
     assert (world.beta, world.spread) == (pytest.approx(np.mean(slopes)), pytest.approx(np.std(slopes, ddof=1)))
     assert bench.published_world(4.0).beta == pytest.approx(4 * np.mean(slopes))
+    # What the line leaves, as a two-way table: the components' mean over the sets, and what each set adds.
+    design = np.column_stack([np.ones(5), order])
+    rest = np.array([row - design @ np.linalg.lstsq(design, row)[0] for row in logit(accuracies)])
+    within = rest.var(axis=0, ddof=1).sum() / 3
+    assert world.own**2 == pytest.approx(within)
+    assert world.components**2 == pytest.approx((rest.mean(0) ** 2).sum() / 3 - within / 11)
 
 
 def test_plasticity_is_planted_as_said(bench: ModuleType) -> None:

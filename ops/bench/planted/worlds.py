@@ -1,5 +1,6 @@
 """Data sets that are planted: what components, their parts, size, a score and the learning rate do to accuracy."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +18,9 @@ PUBLISHED_ORDER = {"mha": 5.0, "fc1": 4.0, "fc2": 3.0, "ln2": 2.0, "ln1": 1.0}  
 class World:
     """What data sets are planted with; standard deviations in logits."""
 
-    components: float  # between components
+    components: float  # between components, the same on every set
     parts: float  # between the blocks or thirds of one
+    own: float = 0.0  # between components, of each set its own
     beta: float = 0.0
     spread: float = 0.0  # of β between data sets
     size: float = 0.0  # worth of one standard deviation of log size
@@ -35,15 +37,22 @@ NULLS = {
 
 
 def published_world(times: float = 1.0) -> World:
-    """The effect of the published table: per set, logits of accuracy regressed on the published order."""
+    """The effect of the published table: per set, logits of accuracy regressed on the published order. What is left
+    differs more from set to set than its mean over the sets does from 0, and is shared or a set's own accordingly."""
     order = standardised([PUBLISHED_ORDER[name] for name in ("mha", "fc1", "fc2", "ln2", "ln1")])
     accuracies = logit(np.array([[mean for mean, _ in row[:5]] for row in PUBLISHED.values()]) / 100)
     effects = accuracies - accuracies.mean(axis=1, keepdims=True)
     slopes = effects @ order / len(order)
     rest = effects - np.outer(slopes, order)
-    between = float(np.sqrt((rest**2).sum() / (3 * len(rest))))  # five components less mean and slope
+    sets, freedom = len(rest), 3  # five components less mean and slope
+    own = float(((rest - rest.mean(0)) ** 2).sum()) / (freedom * (sets - 1))
+    shared = max(0.0, float((rest.mean(0) ** 2).sum()) / freedom - own / sets)
     return World(
-        components=between, parts=between / 2, beta=times * float(slopes.mean()), spread=float(slopes.std(ddof=1))
+        components=math.sqrt(shared),
+        own=math.sqrt(own),
+        parts=math.sqrt(shared + own) / 2,
+        beta=times * float(slopes.mean()),
+        spread=float(slopes.std(ddof=1)),
     )
 
 
