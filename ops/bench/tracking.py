@@ -3,13 +3,15 @@ while it fails.
 
 The same stream of trials, each with ten reports of six numbers, goes to an `mlflow server` process by our mirror and by
 Ray's MLflowLoggerCallback, and by the mirror to SQLite. Trials end at a steady pace; CPU is that of the mirror's thread
-until the last of them. Then the server fails in each way of the outage matrix while trials end: the slow-down is the
-mirror's CPU, as if the sweep lacked all of it, and the time that telling the mirror takes.
+until the last of them. The report of so many trials is timed. Then the server fails in each way of the outage matrix
+while trials end: the slow-down is the mirror's CPU, as if the sweep lacked all of it, and the time that telling the
+mirror takes.
 """
 
 import argparse
 import dataclasses
 import itertools
+import os
 import random
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from figures.record import figure, hand_in, make_parser
 
 from unfreeze.config import TrackingConfig
 from unfreeze.records import COMPONENTS, TrialRecord, to_dict
+from unfreeze.report.page import html_report
 from unfreeze.storage.ledger import Ledger
 from unfreeze.sweep.gather import read_evidence
 from unfreeze.tracking.mirror import MlflowMirror
@@ -122,6 +125,13 @@ def measure_outage(fault: Fault, server: str, folder: str, arguments: argparse.N
     return found["cpu_share"] + found["waited_share"]
 
 
+def measure_report(folder: str) -> dict[str, float]:
+    """Seconds from the ledger to the page, what takes a while to import included, and its size."""
+    began = time.perf_counter()
+    page = html_report(read_evidence(Ledger(folder, "demo"))).encode()
+    return {"seconds": time.perf_counter() - began, "mib": len(page) / 2**20}
+
+
 def measure_theirs(uri: str, num_trials: int) -> float:
     """Requests a trial of Ray's callback."""
     from ray.air.integrations.mlflow import MLflowLoggerCallback
@@ -164,6 +174,8 @@ def main() -> None:
                     figure(f"cpu_{name}", found["cpu_share"], None, "share of a core"),
                     figure(f"catch_up_{name}", found["catch_up_s"], None, "s"),
                 ]
+            page = measure_report(f"{folder}/server-sweep")
+            results += [figure("report", page["seconds"], None, "s"), figure("report_size", page["mib"], None, "MiB")]
             for fault in OUTAGES if arguments.outage_trials else ():
                 name = f"slow_down_{fault.replace(' ', '_')}"
                 results.append(
@@ -175,6 +187,7 @@ def main() -> None:
         "reports": NUM_REPORTS,
         "outage_trials": arguments.outage_trials,
         "outage_every_s": arguments.outage_every_s,
+        "load": os.getloadavg(),  # of the whole machine, over the last 1, 5 and 15 minutes
     }
     hand_in("tracking", results, arguments, **settings)
 

@@ -1,5 +1,6 @@
 """The records the floors hand to each other: frozen, JSON-ready, without behaviour that needs a library."""
 
+import functools
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from statistics import fmean
@@ -50,7 +51,7 @@ class TrialReport:
     usage: dict[str, float] = field(default_factory=dict, compare=False)  # of the machine, by MLflow's names
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: what is asked of thousands of records again and again is kept
 class TrialRecord:
     """The ledger's object for one trial."""
 
@@ -65,7 +66,7 @@ class TrialRecord:
     attempts: int = 1  # 1 + the times it was taken up again
     lease: int = 0  # of the driver for which it was written last; 0: of none
 
-    @property
+    @functools.cached_property
     def best_val_accuracy(self) -> float | None:
         """Best validation accuracy over the reports: that of the exported checkpoint. None before the first."""
         return max((report.val_accuracy for report in self.reports), default=None)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
+
 from unfreeze.records import Contender, Recommendation, TestResult, TrialRecord, TrialState
 
 
@@ -128,7 +130,7 @@ def _rank(choice: Recommendation) -> tuple[float, int]:
 
 
 def _mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(values), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _finished(records: Iterable[TrialRecord]) -> list[TrialRecord]:

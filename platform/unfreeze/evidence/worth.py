@@ -85,7 +85,7 @@ def weighed_trials(trials: Sequence[TrialRecord], model: ModelFacts) -> list[tup
 def _trouble(trials: Sequence[TrialRecord], selections: Sequence[Selection]) -> str | None:
     """Why trials give no number, whatever the score."""
     accuracies = [trial.best_val_accuracy for trial in trials if trial.best_val_accuracy is not None]
-    components = {name for selection in selections for name in selection.components}
+    components = {name for selection in {*selections} for name in selection.components}
     if len(trials) < MIN_TRIALS:
         many = (
             "1 finished trial of components is"
@@ -113,14 +113,15 @@ def count_groups(kept: Sequence[tuple[TrialRecord, Selection]], model: ModelFact
 def fit_trials(kept: Sequence[tuple[TrialRecord, Selection]], scores: np.ndarray, sizes: np.ndarray) -> Posterior:
     """The model after the trials; ``scores``, ``sizes``: (components, groups) as `by_switch` has them."""
     num_groups = scores.shape[1]
-    switches = np.zeros((len(kept), len(COMPONENTS), num_groups))
-    for row, (_, selection) in enumerate(kept):
+    rows = {selection: np.zeros((len(COMPONENTS), num_groups)) for _, selection in kept}
+    for selection, row in rows.items():
         for block, name in selection.members:
-            switches[row, COMPONENTS.index(name), block if num_groups > 1 else 0] = 1
+            row[COMPONENTS.index(name), block if num_groups > 1 else 0] = 1
+    switches = np.array([rows[selection].ravel() for _, selection in kept])
     rates = [trial.spec.learning_rate for trial, _ in kept]
     kinds = np.repeat(np.arange(len(COMPONENTS)), num_groups)
     terms = Terms.of(scores.ravel(), sizes.ravel(), kinds, rates=(min(rates), max(rates)))
-    points = Points(switches.reshape(len(kept), -1), np.log10(rates))
+    points = Points(switches, np.log10(rates))
     return Posterior(terms, points, np.array([trial.best_val_accuracy for trial, _ in kept]))
 
 

@@ -28,7 +28,8 @@ _log = logging.getLogger(__name__)
 
 _PAUSE_S = 2.0  # between two syncs, so that many notices become one
 _MAX_BACKOFF_S = 120.0
-_CPU_SHARE = 0.02  # of one core at most, while trials run: after each sync a pause as long as that asks for
+_CPU_SHARE = 0.025  # of one core at most, while trials run: after each sync a pause as long as that asks for
+_MAX_REST_S = 600.0  # of such pauses
 _FILES_EVERY_S = 60.0  # while trials run
 _CLOSE_TIMEOUT_S = 60.0
 _KEEPS_TRYING = (
@@ -138,8 +139,8 @@ class MlflowMirror:
             self._wake.clear()
             began = time.thread_time()
             failures = 0 if self._try_sync() else failures + 1
-            pause = max(_PAUSE_S * 2 ** min(failures, 10), (time.thread_time() - began) / _CPU_SHARE)
-            self._closing.wait(min(pause, _MAX_BACKOFF_S))
+            rest = min((time.thread_time() - began) / _CPU_SHARE, _MAX_REST_S)
+            self._closing.wait(max(min(_PAUSE_S * 2 ** min(failures, 10), _MAX_BACKOFF_S), rest))
         self._try_sync()
 
     def _try_sync(self) -> bool:
