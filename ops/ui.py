@@ -2,11 +2,11 @@
 
 python ops/ui.py [DATABASE] [EXPERIMENT]
 
-DATABASE and EXPERIMENT are MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME unless given, or sqlite:///mlflow.db and
-unfreeze. Without `workflowType` in its address the page shows any experiment as one of generative models.
+DATABASE and EXPERIMENT are MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME (or MLFLOW_EXPERIMENT_ID's) unless given, or
+sqlite:///mlflow.db and unfreeze. Without `workflowType` in its address the page shows any experiment as one of
+generative models.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -15,18 +15,24 @@ import webbrowser
 
 from mlflow import MlflowClient
 
-from unfreeze.tracking.server import check_schema
+from unfreeze.errors import ConfigError
+from unfreeze.load import load_config
+from unfreeze.tracking.server import check_schema, find_experiment
 
 HOST, PORT = "127.0.0.1", 5000
 
 
 def main() -> None:
-    uri, experiment = [*sys.argv[1:], None, None][:2]
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "unfreeze"
+    given = dict(zip(("uri", "experiment"), sys.argv[1:], strict=False))
+    try:
+        tracking = load_config({"tracking": given}).tracking
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    assert tracking.uri is not None
+    uri, experiment = tracking.uri, tracking.experiment
     if (problem := check_schema(uri)) is not None:  # the client would change its tables
         sys.exit(f"error: {problem}")
-    found = MlflowClient(uri).get_experiment_by_name(experiment)
+    found = find_experiment(MlflowClient(uri), experiment)
     if found is None:
         sys.exit(f"error: {uri} has no experiment {experiment!r}; run a sweep there first, or name another")
     place = f"#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"

@@ -406,6 +406,9 @@ VARIABLES = {"MLFLOW_TRACKING_URI": "http://m:5000", "MLFLOW_EXPERIMENT_NAME": "
         ({}, {"MLFLOW_TRACKING_URI": "sqlite:///m.db"}, "sqlite:///{here}/m.db", "unfreeze"),
         ({"uri": None}, {"MLFLOW_TRACKING_URI": "http://m:5000"}, None, "unfreeze"),
         ({"uri": "http://o", "experiment": "o"}, VARIABLES, "http://o", "o"),
+        # Which one that is only MLflow knows.
+        ({}, {"MLFLOW_EXPERIMENT_ID": "7"}, "sqlite:///{here}/mlflow.db", "auto"),
+        ({}, {**VARIABLES, "MLFLOW_EXPERIMENT_ID": "7"}, "http://m:5000", "vits"),
         ({}, {"MLFLOW_TRACKING_URI": "databricks"}, "databricks", "unfreeze"),
         ({}, {"MLFLOW_TRACKING_URI": "arn:aws:sagemaker:r:1:mlflow/x"}, "arn:aws:sagemaker:r:1:mlflow/x", "unfreeze"),
     ],
@@ -419,7 +422,7 @@ def test_tracking_follows_mlflow_s_variables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -469,7 +469,9 @@ class TrackingConfig:
         "auto", "MLflow tracking server or database; auto: MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db; null: off"
     )
     experiment: str = option(
-        "auto", "MLflow's experiment that the sweep's runs go to; auto: MLFLOW_EXPERIMENT_NAME, or else unfreeze"
+        "auto",
+        "MLflow's experiment that the sweep's runs go to; auto: MLFLOW_EXPERIMENT_NAME, or the one whose number is "
+        "MLFLOW_EXPERIMENT_ID, or else unfreeze",
     )
 
     def __post_init__(self) -> None:

@@ -152,7 +152,8 @@ def inside_job() -> bool:
 def _tracking(tracking: TrackingConfig) -> TrackingConfig:
     uri, experiment = tracking.uri, tracking.experiment
     if experiment == "auto":
-        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "unfreeze"
+        by_number = "auto" if os.environ.get("MLFLOW_EXPERIMENT_ID") else "unfreeze"  # whose name MLflow alone knows
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or by_number
     if uri == "auto":
         # Inside a job a database in the current folder would be gone with it.
         uri = os.environ.get("MLFLOW_TRACKING_URI") or (None if inside_job() else f"{_SQLITE}mlflow.db")

@@ -31,6 +31,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+@pytest.fixture(autouse=True)
+def board(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Who holds which trial."""
+    monkeypatch.setattr(ray, "get", lambda found, timeout: found)
+    held = {"trial-00000": "slot-0", "trial-00001": "slot-1"}
+    return SimpleNamespace(holders=SimpleNamespace(remote=lambda: held))
+
+
 def search_of(*records: Any, max_trials: int = 5) -> Any:
     return SimpleNamespace(final={record.spec.index: record for record in records}, max_trials=max_trials)
 
@@ -44,12 +52,12 @@ def result(images: int, accuracy: float) -> dict[str, Any]:
     return {"images_seen": images, "val_accuracy": accuracy}
 
 
-def test_what_was_stopped_or_diverged_is_not_the_best(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_stopped_or_diverged_is_not_the_best(board: Any, capsys: pytest.CaptureFixture[str]) -> None:
     search = search_of(
         make_trial(0, "mha", 0.95, state=TrialState.STOPPED),
         make_trial(1, "all", 0.99, state=TrialState.DIVERGED),
     )
-    shown = Progress(search, [], None, images=3000)
+    shown = Progress(search, [], board, images=3000)
     lost = SimpleNamespace(get_pickled_error=lambda: None, get_error=lambda: "RuntimeError: lost")
     shown.on_trial_error(0, [], lost)
     assert "best" not in capsys.readouterr().err
@@ -58,8 +66,10 @@ def test_what_was_stopped_or_diverged_is_not_the_best(capsys: pytest.CaptureFixt
     assert "1 stopped early · 1 failed or diverged · best 76.0% (fc1, lr 0.01)" in capsys.readouterr().err
 
 
-def test_a_log_gets_a_line_every_ten_seconds_at_most(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    shown, trial = Progress(search_of(), [], None, images=3000), tune_trial(0)
+def test_a_log_gets_a_line_every_ten_seconds_at_most(
+    board: Any, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, trial = Progress(search_of(), [], board, images=3000), tune_trial(0)
     with shown:  # standard error is no terminal here
         for second in range(1, 31):
             clock.now += 1
@@ -68,18 +78,20 @@ def test_a_log_gets_a_line_every_ten_seconds_at_most(clock: Clock, capsys: pytes
     assert lines == ["0/5 trials done · 1 running · 0 stopped early · 100 images/s"] * 3
 
 
-def test_silence_is_no_longer_than_half_a_minute(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Progress(search_of(), [], None, images=3000)
+def test_silence_is_no_longer_than_half_a_minute(board: Any, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress(search_of(), [], board, images=3000)
     for _ in range(65):
         clock.now += 1
         shown.on_step_end(0, [])
     assert capsys.readouterr().err.splitlines() == ["0/5 trials done · 0 running · 0 stopped early"] * 2
 
 
-def test_the_last_trial_is_said_at_once_and_ends_are_told_on(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_trial_is_said_at_once_and_ends_are_told_on(
+    board: Any, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
     told: list[int] = []
     search = search_of(max_trials=1)
-    shown = Progress(search, [lambda: told.append(1)], None, images=3000)
+    shown = Progress(search, [lambda: told.append(1)], board, images=3000)
     search.final[0] = make_trial(0, "fc1", 0.76)
     shown.on_trial_complete(0, [], tune_trial(0))
     assert capsys.readouterr().err == "1/1 trials done · 0 running · 0 stopped early · best 76.0% (fc1, lr 0.01)\n"
@@ -87,13 +99,11 @@ def test_the_last_trial_is_said_at_once_and_ends_are_told_on(clock: Clock, capsy
 
 
 def test_a_terminal_has_a_panel_of_the_slots(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    board: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=stream, force_terminal=True, width=90))
     monkeypatch.setenv("TERM", "xterm")
-    board = SimpleNamespace(holders=SimpleNamespace(remote=lambda: {"trial-00000": "slot-0", "trial-00001": "slot-1"}))
-    monkeypatch.setattr(ray, "get", lambda found, timeout: found)
     trials = [tune_trial(0, "mha+fc1"), tune_trial(1, "ln2"), tune_trial(2, "fc2")]
     with Progress(search_of(), [], board, images=3000) as shown:
         for trial, images, accuracy in ((trials[1], 3000, 0.8), (trials[0], 1500, 0.7)):

@@ -214,6 +214,14 @@ class TestArtifactsOutOfReach:
         assert {("sweep", "config.json"), ("pre-pass", "plasticity.json"), ("sweep", "report.html")} <= set(seen)
 
 
+def test_an_experiment_is_found_by_mlflow_s_variable_of_its_number(config, ledger, monkeypatch):
+    client = connect(config.uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", client.create_experiment("elsewhere"))
+    MlflowMirror(dataclasses.replace(config, experiment="auto"), ledger, read_evidence).sync()
+    assert client.get_experiment_by_name("unfreeze") is None
+    assert len(runs_by_key(dataclasses.replace(config, experiment="elsewhere"))[1]) == 2 + 12
+
+
 def test_a_deleted_experiment_is_named_with_its_ways_out(config, ledger, caplog):
     client = connect(config.uri)
     experiment_id = client.create_experiment(config.experiment)

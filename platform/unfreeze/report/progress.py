@@ -35,15 +35,19 @@ class Standing:
     total: int
     stopped: int
     broken: int  # failed or diverged
-    running: tuple[Running, ...]
+    running: tuple[Running, ...]  # those that wait for a slot among them
     best: str  # accuracy, selection and rate; empty: none has finished
     images_per_s: float | None  # over all slots; None: nothing reported yet
     gaps: tuple[float, ...]  # seconds between the ends of trials, newest last
+    seconds: float  # since this run of the sweep came to its trials
 
 
 def summary(standing: Standing) -> str:
     """One line."""
-    parts = [f"{standing.done}/{standing.total} trials done", f"{len(standing.running)} running"]
+    waiting = sum(each.slot is None for each in standing.running)
+    parts = [f"{standing.done}/{standing.total} trials done", f"{len(standing.running) - waiting} running"]
+    if waiting:
+        parts.append(f"{waiting} waiting for a slot")
     parts.append(f"{standing.stopped} stopped early")
     if standing.broken:
         parts.append(f"{standing.broken} failed or diverged")
@@ -56,8 +60,8 @@ def summary(standing: Standing) -> str:
     return " · ".join(parts)
 
 
-def panel(standing: Standing, title: str) -> RenderableType:
-    """The slots with what each trains, and the line below them."""
+def panel(standing: Standing) -> RenderableType:
+    """The slots with what each trains, and the line below them; its title's clock shows that something lives."""
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
@@ -71,7 +75,7 @@ def panel(standing: Standing, title: str) -> RenderableType:
     rows.add_row(table)
     rows.add_row(ProgressBar(total=max(standing.total, 1), completed=standing.done))
     rows.add_row(Text(summary(standing)))
-    return Panel(rows, title=Text(title), title_align="left")
+    return Panel(rows, title=Text(f"trials · {_duration(standing.seconds)}"), title_align="left")
 
 
 def name_of(spec: TrialSpec) -> str:

@@ -43,7 +43,7 @@ class Progress(DriverCallback):
         self._results: dict[str, dict[str, Any]] = {}  # trial of Tune's → its last result
         self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])  # (when, images in all until then)
         self._ends: deque[float] = deque([time.monotonic()], maxlen=_MANY)
-        self._last_line = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         self._bar = progress_bar(total=search.max_trials, what="trials") if in_notebook() else None
         self._live: Live | None = None
 
@@ -96,7 +96,7 @@ class Progress(DriverCallback):
             self._last_line = now
             standing = self._standing(trials)
             if self._live is not None:
-                self._live.update(panel(standing, "trials"))
+                self._live.update(panel(standing))
             elif self._bar is None:
                 say(summary(standing))
             else:
@@ -104,9 +104,8 @@ class Progress(DriverCallback):
                 self._bar.update(standing.done - self._bar.n)
 
     def _standing(self, trials: list[Any]) -> Standing:
-        if self._live is not None:
-            with contextlib.suppress(ray.exceptions.RayError):  # a board that is being made anew; a timeout is one too
-                self._holders = ray.get(self._board.holders.remote(), timeout=_REFRESH_S)
+        with contextlib.suppress(ray.exceptions.RayError):  # a board that is being made anew; a timeout is one too
+            self._holders = ray.get(self._board.holders.remote(), timeout=_REFRESH_S)
         final = self._search.final.values()
         finished = [record for record in final if record.state is TrialState.FINISHED and record.reports]
         best = max(finished, key=lambda record: record.best_val_accuracy or 0.0, default=None)
@@ -120,6 +119,7 @@ class Progress(DriverCallback):
             best="" if best is None else f"{best.best_val_accuracy:.1%} ({_short(best.spec)})",
             images_per_s=(after - before) / (now - began) if now > began and after > before else None,
             gaps=tuple(later - earlier for earlier, later in itertools.pairwise(self._ends)),
+            seconds=time.monotonic() - self._began,
         )
 
     def _running(self, trial: Any) -> Running:

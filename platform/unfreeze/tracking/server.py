@@ -16,6 +16,7 @@ from unfreeze.tracking.describe import EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 # MLflow's own defaults (120 s, 7 retries with back-off) keep a dead server's caller for several minutes. 30 s, because
 # a server answers the upload of a model only when it has stored it.
@@ -177,15 +178,21 @@ def connect(uri: str) -> "MlflowClient":
     return MlflowClient(uri, registry_uri=uri)
 
 
+def find_experiment(client: "MlflowClient", name: str) -> "Experiment | None":
+    """``name`` auto: the one whose number is MLFLOW_EXPERIMENT_ID."""
+    number = os.environ.get("MLFLOW_EXPERIMENT_ID") if name == "auto" else None
+    return client.get_experiment_by_name(name) if number is None else client.get_experiment(number)
+
+
 def open_experiment(client: "MlflowClient", uri: str, name: str) -> str:
-    """The id of the experiment, created when there is none.
+    """The id of the experiment, created when there is none of that name.
 
     Raises:
         ExperimentDeletedError: with the two ways out.
     """
     from mlflow.exceptions import MlflowException
 
-    experiment = client.get_experiment_by_name(name)
+    experiment = find_experiment(client, name)
     if experiment is None:
         path = sqlite_path(uri)
         # MLflow's default for a database is ./mlruns of whoever happens to write.
@@ -198,8 +205,8 @@ def open_experiment(client: "MlflowClient", uri: str, name: str) -> str:
                 raise
     if experiment.lifecycle_stage == "deleted":
         raise ExperimentDeletedError(
-            f"MLflow's experiment {name!r} at {redact(uri)} is deleted: bring it back with `mlflow experiments restore "
-            f"--experiment-id {experiment.experiment_id}`, or choose another, tracking.experiment=…"
+            f"MLflow's experiment {experiment.name!r} at {redact(uri)} is deleted: bring it back with `mlflow "
+            f"experiments restore --experiment-id {experiment.experiment_id}`, or choose another, tracking.experiment=…"
         )
     for key, text in _ABOUT.items():
         if key not in experiment.tags:  # an older one, or made by hand; what somebody has written there stays
