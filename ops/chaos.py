@@ -4,10 +4,10 @@ python ops/chaos.py --cases 20 --save chaos.jsonl   # once more: it goes on wher
 python ops/chaos.py --cases 4 --each 3 --faults kill:board stop:driver -- search.num_trials=8
 python ops/chaos.py --table chaos.jsonl
 
-Each case is a small sweep with a Ray of its own, or a folder or S3 behind it that fails. It is hit at `--each` moments;
-the same command is run again for as long as it ends with another code than 0; and one JSON line is written. Exit code 1
-where a ledger differs, a finished trial was run again, a fault cost more than one report, an ending says nothing, or a
-process is left.
+Each case is a small sweep with a Ray of its own (`--standing`: all join one), and a folder or S3 behind it that fails.
+It is hit at `--each` moments; the same command is run again for as long as it ends with another code than 0; and one
+JSON line is written. Exit code 1 where a ledger differs, a finished trial was run again, a fault cost more than one
+report, an ending says nothing, or a process is left.
 """
 
 import argparse
@@ -20,23 +20,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "tests/fixtures")]
+sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "ops"), str(ROOT / "tests/fixtures")]
+
+from victim import CASE_S, NAME, Head, Run, find, temporary_folder  # noqa: E402
 
 from unfreeze.records import TrialRecord, TrialState  # noqa: E402
 from unfreeze.storage.ledger import Ledger  # noqa: E402
 
-NAME = "chaos"
 OPTIONS = [
     "experiment=demo",
     f"sweep.name={NAME}",
@@ -82,9 +81,7 @@ DISK_BYTES = 64 * 2**20  # a few times what either takes
 STOPPED_S = (2.0, 20.0)
 STORM_S = (5.0, 20.0)
 STORM_SHARE = 0.3  # of the requests
-CASE_S = 900.0  # until a case is given up
-GONE_S = 15.0  # after its driver a process may live so long
-MARK = "UNFREEZE_CHAOS"
+OWN = ("raylet", "gcs", "ray", "s3")  # what is hit of a Ray of one's own; a standing one's workers know no S3 of ours
 
 
 def comparable(ledger: Ledger) -> Any:
@@ -97,104 +94,6 @@ def comparable(ledger: Ledger) -> Any:
 def _numbers(record: TrialRecord) -> Any:
     reports = [(r.images_seen, r.train_loss, r.val_loss, r.val_accuracy) for r in record.reports]
     return record.spec, record.state, record.trainable_parameters, reports
-
-
-class Run:
-    """The command in a folder of its own, again and again; what its ledger tells meanwhile."""
-
-    def __init__(self, folder: Path, options: list[str], storage: str | None = None) -> None:
-        self.folder = folder
-        self.ledger = Ledger(storage or str(folder / "runs"), NAME)
-        self.run_twice: set[str] = set()  # trials whose finished record was replaced
-        self.most_redone = 0  # reports that were there, and trained again
-        self._before: dict[str, TrialRecord] = {}
-        self._options = options if storage is None else [*options, f"storage={storage}"]
-        self._mark = uuid.uuid4().hex
-        self._deadline = time.monotonic() + CASE_S
-
-    def start(self) -> subprocess.Popen[bytes]:
-        own = {
-            "HOME": str(self.folder),
-            "RAY_TMPDIR": str(self.folder),  # short, since its sockets' paths may have 107 bytes
-            "RAY_worker_niceness": "0",  # of 15, its default, little is left where others work too
-            MARK: self._mark,
-        }
-        command = [sys.executable, str(ROOT / "sweeps/vit_components.py"), *self._options]
-        with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(
-                command, cwd=self.folder, env=os.environ | own, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-
-    def look(self) -> list[TrialRecord]:
-        """The records; notes what was done twice since the last look."""
-        trials = self.ledger.trials()
-        for record in trials:
-            before = self._before.get(record.spec.trial_id)
-            if before is not None and record.attempts > before.attempts:
-                if before.state.is_final:
-                    self.run_twice.add(record.spec.trial_id)
-                self.most_redone = max(self.most_redone, len(before.reports) - len(record.reports))
-            self._before[record.spec.trial_id] = record
-        return trials
-
-    def wait_for(self, condition: Callable[[list[TrialRecord]], Any], driver: subprocess.Popen[bytes]) -> bool:
-        """Whether it came true before the driver ended and the case's time was up."""
-        while driver.poll() is None and time.monotonic() < self._deadline:
-            if condition(self.look()):
-                return True
-            time.sleep(0.1)
-        return False
-
-    def end(self, driver: subprocess.Popen[bytes]) -> int | None:
-        """The driver's exit code; None where it had to be killed because the case's time was up."""
-        self.wait_for(lambda _: False, driver)
-        code = driver.poll()
-        if code is None:
-            driver.kill()
-            driver.wait()
-        return code
-
-    def last_lines(self, count: int = 1) -> str:
-        """Of what the command said, blank ones left out."""
-        lines = (self.folder / "log").read_text(errors="replace").splitlines()
-        return "\n".join([line for line in lines if line.strip()][-count:])
-
-    def left(self) -> list[psutil.Process]:
-        """What was started here and still runs."""
-        return [process for process in psutil.process_iter() if self._is_own(process)]
-
-    def _is_own(self, process: psutil.Process) -> bool:
-        try:
-            return process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.clean_up(0.0)
-
-    def clean_up(self, patience_s: float = GONE_S) -> list[str]:
-        """Kill what outlived its driver by so much; returns what that was."""
-        until = time.monotonic() + patience_s
-        while (left := self.left()) and time.monotonic() < until:
-            time.sleep(0.5)
-        names = [_name(process) for process in left]
-        while left:
-            for process in left:
-                with contextlib.suppress(psutil.Error):  # gone meanwhile
-                    process.kill()
-            psutil.wait_procs(left, timeout=5)
-            left = self.left()
-        return names
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())[:60]
-    except psutil.Error:
-        return str(process.pid)
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
@@ -214,7 +113,8 @@ def hit(run: Run, driver: subprocess.Popen[bytes], fault: str, rng: random.Rando
             return True
     if how == "storm":
         return _storm(line, rng)
-    found = [psutil.Process(driver.pid)] if what == "driver" else list(_find(TARGETS[what], driver))
+    root = psutil.Process(driver.pid if run.head is None else run.head.pid)
+    found = [psutil.Process(driver.pid)] if what == "driver" else list(find(TARGETS[what], root))
     if not found:
         return False
     victim = rng.choice(found)
@@ -224,15 +124,6 @@ def hit(run: Run, driver: subprocess.Popen[bytes], fault: str, rng: random.Rando
         with contextlib.suppress(psutil.NoSuchProcess):  # taken for dead by Ray, and ended
             victim.send_signal(signal.SIGCONT)
     return True
-
-
-def _find(title: str, driver: subprocess.Popen[bytes]) -> Iterator[psutil.Process]:
-    for process in psutil.Process(driver.pid).children(recursive=True):
-        try:
-            if title in " ".join(process.cmdline()):
-                yield process
-        except psutil.Error:  # gone meanwhile
-            continue
 
 
 def _storm(line: Any, rng: random.Random) -> bool:
@@ -356,34 +247,32 @@ def chosen(faults: list[str], seed: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def undisturbed(options: list[str], place: Path | None) -> Iterator[Path]:
+def undisturbed(options: list[str], place: Path | None, head: Head | None) -> Iterator[Path]:
     """The storage of a sweep that nothing befell; kept at ``place``, and not run again where it is there."""
     with contextlib.ExitStack() as stack:
         if place is None:
-            place = Path(stack.enter_context(_folder()))
+            place = Path(stack.enter_context(temporary_folder()))
         place.mkdir(parents=True, exist_ok=True)
-        with Run(place.resolve(), options) as run:
+        with Run(place.resolve(), options, head=head) as run:
             if run.ledger.read_json("final.json") is None and run.end(run.start()) != 0:
                 raise SystemExit(f"the undisturbed sweep failed: {run.last_lines()}")
         yield place / "runs"
 
 
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True)
-
-
-def run_case(options: list[str], faults: list[str], known: Path, rng: random.Random) -> tuple[dict[str, Any], str]:
+def run_case(
+    options: list[str], faults: list[str], known: Path, rng: random.Random, head: Head | None
+) -> tuple[dict[str, Any], str]:
     """The JSON line of one case, and the end of what the command said. ``known``: of `undisturbed`."""
     expected = comparable(Ledger(str(known), NAME))
     kinds = {fault.partition(":")[2] for fault in faults}
     is_small = kinds <= set(ALL_SLOTS) or rng.random() < 0.6
     options = [*options, f"cluster.num_slots={1 if is_small else 2}"]
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(_folder())).resolve()
+        folder = Path(stack.enter_context(temporary_folder())).resolve()
         line = stack.enter_context(storm_line()) if "s3" in kinds else None
         for name in kinds & DISKS.keys():
             stack.enter_context(small_disk(folder / DISKS[name]))
-        run = stack.enter_context(Run(folder, options, f"s3://{NAME}/{folder.name}" if line else None))
+        run = stack.enter_context(Run(folder, options, f"s3://{NAME}/{folder.name}" if line else None, head))
         if line is None and rng.random() < 0.8:  # the others have their pre-pass among what is hit
             shutil.copytree(known / MEASURED, folder / "runs" / MEASURED)
         return play(run, faults, expected, rng, line), run.last_lines(40)
@@ -409,6 +298,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--each", type=int, default=1, help="faults of a case, one after another")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS, metavar="FAULT", help=", ".join(FAULTS))
+    parser.add_argument("--standing", action="store_true", help=f"one Ray for all; without {', '.join(OWN)}")
     parser.add_argument("--undisturbed", type=Path, metavar="FOLDER", help="of short path; kept, and not run again")
     parser.add_argument(
         "--save", type=Path, metavar="FILE", help="append the lines there; those in it are not run again"
@@ -421,15 +311,18 @@ def main(arguments: list[str]) -> int:
         return 0
     saved = given.save.read_text().splitlines() if given.save is not None and given.save.exists() else []
     done = {(line["seed"], line["case"]) for line in map(json.loads, saved)}
-    options, order = [*OPTIONS, *given.options], chosen(given.faults, given.seed)
+    faults = [f for f in given.faults if not (given.standing and f.partition(":")[2] in OWN)]
+    options, order = [*OPTIONS, *given.options], chosen(faults, given.seed)
     is_good = True
-    with undisturbed(options, given.undisturbed) as known:
+    with contextlib.ExitStack() as stack:
+        head = stack.enter_context(Head()) if given.standing else None
+        known = stack.enter_context(undisturbed(options, given.undisturbed, head))
         for number in range(given.cases):
-            faults = list(itertools.islice(order, given.each))
+            hits = list(itertools.islice(order, given.each))
             if (given.seed, number) in done:
                 continue
-            played, said = run_case(options, faults, known, random.Random(f"{given.seed}/{number}"))
-            line = {"case": number, "seed": given.seed, **played}
+            played, said = run_case(options, hits, known, random.Random(f"{given.seed}/{number}"), head)
+            line = {"case": number, "seed": given.seed, "standing": given.standing, **played}
             print(json.dumps(line), flush=True)
             if given.save is not None:
                 with given.save.open("a") as file:
