@@ -457,7 +457,7 @@ class ClusterConfig:
     @property
     def labels(self) -> dict[str, str]:
         """What a worker's node must be labelled, in the words of Ray's ``label_selector``; {}: nothing."""
-        return {ACCELERATOR_LABEL: f"in({', '.join(self.accelerators)})"} if self.accelerators else {}
+        return {ACCELERATOR_LABEL: f"in({','.join(self.accelerators)})"} if self.accelerators else {}
 
 
 @dataclass(kw_only=True, slots=True)
