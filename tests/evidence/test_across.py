@@ -56,8 +56,9 @@ MOST = 6  # of 120 exchanges may do as well outside the interval
 def estimate(mean: float, sd: float, *, common: float = 0.2) -> Slope:
     """A set's β; ``common``: how far from its mean β is not excluded, whatever sets differ by."""
 
-    def pulls(beta: float) -> np.ndarray:
-        return np.concatenate([[abs(beta - mean)], np.full(MOST + 1, common), np.zeros(119 - MOST - 1)])
+    def pulls(betas: np.ndarray) -> np.ndarray:
+        others = np.concatenate([np.full(MOST + 1, common), np.zeros(119 - MOST - 1)])
+        return np.column_stack([abs(betas - mean), np.tile(others, (len(betas), 1))])
 
     return Slope(mean=mean, sd=sd, positive=0.5, p=0.5, low=0.0, high=0.0, log_bayes_factor=0.0, pulls=pulls)
 
@@ -94,8 +95,9 @@ def test_sets_that_differ_by_more_than_exchanges_leave_possible() -> None:
 def test_the_wider_one_is_taken_on_each_side() -> None:
     """Exchanges exclude 0.5 below the mean and nothing above it."""
 
-    def pulls(beta: float) -> np.ndarray:
-        return np.concatenate([[0.5 - min(beta, 0.5)], np.full(MOST + 1, 0.5), np.zeros(119 - MOST - 1)])
+    def pulls(betas: np.ndarray) -> np.ndarray:
+        others = np.concatenate([np.full(MOST + 1, 0.5), np.zeros(119 - MOST - 1)])
+        return np.column_stack([0.5 - np.minimum(betas, 0.5), np.tile(others, (len(betas), 1))])
 
     pair = [dataclasses.replace(estimate(mean, 0.1), pulls=pulls) for mean in (0.4, 0.6)]
     found = pool(pair)
@@ -110,7 +112,10 @@ def test_what_the_components_differ_by_is_no_smaller_over_many_sets() -> None:
 
 def test_labels_are_exchanged_in_all_sets_at_once() -> None:
     """Two sets in which the present order pulls oppositely: together it pulls no more than any other."""
-    up, down = (dataclasses.replace(estimate(0.3, 0.1), pulls=lambda beta, own=own: own) for own in (PULLS, -PULLS))
+    up, down = (
+        dataclasses.replace(estimate(0.3, 0.1), pulls=lambda betas, own=own: np.tile(own, (len(betas), 1)))
+        for own in (PULLS, -PULLS)
+    )
     assert pool([up, down]).p == 1
     assert pool([up, up]).p == pytest.approx(1 / 120)
     assert pool([up]).low is None

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from unfreeze.evidence.effects import Slope, interval_end
-from unfreeze.evidence.exchange import exchange_p
+from unfreeze.evidence.exchange import exchange_ps
 from unfreeze.records import Comparison, Pooled
 
 _DIGITS = 9  # of a difference of accuracies; ties of signed ranks are lost to rounding otherwise
@@ -51,7 +51,7 @@ def pool(found: Sequence[Slope]) -> Pooled:
         next_low=next_low,
         next_high=next_high,
         num_sets=count,
-        p=_common_p(found)(0.0),
+        p=float(_common_p(found)(np.zeros(1))[0]),
     )
 
 
@@ -59,9 +59,9 @@ def _wider(interval: Sequence[float], middle: float, half: float) -> tuple[float
     return min(interval[0], middle - half), max(interval[1], middle + half)
 
 
-def _common_p(found: Sequence[Slope]) -> Callable[[float], float]:
-    """Of the hypothesis that every set's β is the same given one."""
-    return lambda beta: exchange_p(np.sum([own.pulls(beta) for own in found], axis=0))
+def _common_p(found: Sequence[Slope]) -> Callable[[np.ndarray], np.ndarray]:
+    """Of each hypothesis that every set's β is the same given one."""
+    return lambda betas: exchange_ps(np.sum([own.pulls(betas) for own in found], axis=0))
 
 
 def _between(effects: np.ndarray, variances: np.ndarray) -> float:

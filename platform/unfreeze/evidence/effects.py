@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp, stdtr
 
-from unfreeze.evidence.exchange import exchange_p
+from unfreeze.evidence.exchange import exchange_ps
 from unfreeze.evidence.model import LinearEffects, standardised
 
 NUM_DRAWS = 128
@@ -39,7 +39,7 @@ class Slope:
     low: float  # 95 % by exchange; infinite where no β is excluded on that side
     high: float
     log_bayes_factor: float  # natural; of this score against none
-    pulls: Callable[[float], np.ndarray]  # β taken out → (P,) of every exchange, the present order first; p counts them
+    pulls: Callable[[np.ndarray], np.ndarray]  # βs taken out (n,) → (n, P) of every exchange, the present order first
 
 
 def slope(effects: LinearEffects, scores: np.ndarray, sizes: np.ndarray) -> Slope:
@@ -54,7 +54,7 @@ def slope(effects: LinearEffects, scores: np.ndarray, sizes: np.ndarray) -> Slop
         mean=mean,
         sd=sd,
         positive=positive,
-        p=score.p(0.0),
+        p=float(score.p(np.zeros(1))[0]),
         low=interval_end(score.p, mean, -sd),
         high=interval_end(score.p, mean, sd),
         log_bayes_factor=score.log_bayes_factor(),
@@ -62,18 +62,18 @@ def slope(effects: LinearEffects, scores: np.ndarray, sizes: np.ndarray) -> Slop
     )
 
 
-def interval_end(p: Callable[[float], float], start: float, step: float) -> float:
-    """The outermost β on one side of ``start`` that ``p`` does not exclude, infinite where it excludes none; ``step``:
-    about one standard deviation, with the side's sign."""
+def interval_end(p: Callable[[np.ndarray], np.ndarray], start: float, step: float) -> float:
+    """The outermost β on one side of ``start`` that ``p``, of several at once, does not exclude, infinite where it
+    excludes none; ``step``: about one standard deviation, with the side's sign."""
     places = start + _STEP * step * np.arange(_NUM_STEPS)
-    kept = np.flatnonzero([p(beta) > LEVEL for beta in places])
+    kept = np.flatnonzero(p(places) > LEVEL)
     last = kept[-1] if len(kept) else 0
     if last == len(places) - 1:
         return float(np.copysign(np.inf, step))
     inside, outside = places[last], places[last + 1]
     for _ in range(_NUM_HALVINGS):
         middle = (inside + outside) / 2
-        inside, outside = (middle, outside) if p(middle) > LEVEL else (inside, middle)
+        inside, outside = (middle, outside) if p(np.array([middle]))[0] > LEVEL else (inside, middle)
     return float(inside)
 
 
@@ -114,17 +114,17 @@ class _ExchangedScore:
         sd = np.sqrt(weights @ (variances * freedom / (freedom - 2) + (means - mean) ** 2))
         return float(mean), float(sd), float(weights @ stdtr(freedom, means / np.sqrt(variances)))
 
-    def p(self, beta: float) -> float:
-        """Of the hypothesis that β is ``beta``: how many exchanges pull as hard as the present order."""
-        return exchange_p(self.pulls(beta))
+    def p(self, betas: np.ndarray) -> np.ndarray:
+        """Of each hypothesis of β: how many exchanges pull as hard as the present order."""
+        return exchange_ps(self.pulls(betas))
 
-    def pulls(self, beta: float) -> np.ndarray:
-        """How far the trials, with ``beta`` of the score taken out, pull every exchange of it from 0, in standard
-        errors: (P,). The draws' weights are the same for all of them."""
-        of = self._of
+    def pulls(self, betas: np.ndarray) -> np.ndarray:
+        """How far the trials, with each of ``betas`` (n,) of the score taken out, pull every exchange of it from 0, in
+        standard errors: (n, P). The draws' weights are the same for all of them."""
+        of, beta = self._of, betas[:, None]
         squares = of.squares - 2 * beta * self._gradient[0] + beta**2 * self._information[0]
         weights = _normalised(of.log_weights - of.shape * np.log(squares)) / np.sqrt(squares / (2 * of.shape))
-        return self._pulls @ weights - beta * (self._shares @ weights)
+        return weights @ self._pulls.T - beta * (weights @ self._shares.T)
 
     def log_bayes_factor(self) -> float:
         """This score, its β as large as the search expects one, against no score."""
@@ -135,5 +135,6 @@ class _ExchangedScore:
 
 
 def _normalised(logs: np.ndarray) -> np.ndarray:
-    weights = np.exp(logs - logs.max())
-    return weights / weights.sum()
+    """Along the last axis."""
+    weights = np.exp(logs - logs.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)

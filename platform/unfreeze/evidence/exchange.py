@@ -42,8 +42,13 @@ def exchanged_means(values: np.ndarray, members: np.ndarray, *, axis: int) -> np
 
 def exchange_p(coefficients: np.ndarray) -> float:
     """Two-sided, the present order first; an exchange without a coefficient counts against the claim."""
-    at_least = ~(np.abs(coefficients) < abs(coefficients[0]) - 10.0**-_DIGITS)
-    return float(at_least.mean())
+    return float(exchange_ps(coefficients[None])[0])
+
+
+def exchange_ps(coefficients: np.ndarray) -> np.ndarray:
+    """The same of each row: (n, P) → (n,)."""
+    magnitudes = np.abs(coefficients)
+    return (~(magnitudes < magnitudes[:, :1] - 10.0**-_DIGITS)).mean(1)
 
 
 Coefficient = Callable[[np.ndarray, np.ndarray], np.ndarray]
