@@ -48,7 +48,8 @@ def slope(effects: LinearEffects, scores: np.ndarray, sizes: np.ndarray) -> Slop
     ``scores``: (P, J), the switches' score under every exchange of the components' labels, the present one first, on
     any scale but not constant. ``sizes``: (J,) log parameters.
     """
-    score = _ExchangedScore(_fix_size(effects, standardised(sizes)), np.stack([standardised(row) for row in scores]))
+    z = (scores - scores.mean(1, keepdims=True)) / scores.std(1, keepdims=True)
+    score = _ExchangedScore(_fix_size(effects, standardised(sizes)), z)
     mean, sd, positive = score.posterior()
     return Slope(
         mean=mean,
