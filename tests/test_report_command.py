@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,6 +58,8 @@ def test_two_sweeps_together(storage: str, capsys: pytest.CaptureFixture[str]) -
     assert "predicts accuracy over these 2 data sets" in " ".join(text.split())
     assert "Mean rank, 1 the best: ln1 1.00, mha 2.00" in text
     assert max(map(len, text.splitlines())) <= 100
+    options = {field.name for field in dataclasses.fields(SearchConfig)}
+    assert {"learn_from"} <= set(re.findall(r"search\.(\w+)", text)) <= options
     page = (Path(storage) / "sweeps.html").read_text()
     assert '<div class="chart" id="worth_by_set"' in page
     assert "predicts accuracy over these 2 data sets" in page

@@ -2,6 +2,8 @@
 
 from cells import Record, Records, figures, prose, table
 
+from unfreeze.evidence import verdict as rule
+
 
 def verdict(records: Records) -> str:
     found = figures(records["verdict"])
@@ -40,6 +42,10 @@ def verdict(records: Records) -> str:
     ]
     return "\n\n".join(
         [
+            prose("What the words mean, fixed beforehand:"),
+            _words(),
+            prose("""Over several data sets the same labels are exchanged in all of them at once, and the interval is of
+                the average set's β; P(β > 0) is no part of it."""),
             prose(text),
             "![Error rates and power of the verdict](results/verdict.png)",
             table(["null", "claims [95 %]", "β's interval covers", "sweeps"], null_rows),
@@ -48,6 +54,19 @@ def verdict(records: Records) -> str:
             _runs(found),
         ]
     )
+
+
+def _words() -> str:
+    """The table at the head of the module that says them."""
+    rows: list[list[str]] = []
+    for line in (rule.__doc__ or "").splitlines():
+        if line.startswith("|") and "---" not in line:
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if cells[0]:
+                rows.append(cells)
+            else:  # goes on
+                rows[-1] = [f"{before} {more}".strip() for before, more in zip(rows[-1], cells, strict=True)]
+    return table(rows[0], rows[1:])
 
 
 def _interval(figure: Record) -> str:

@@ -104,7 +104,8 @@ def _left_out_note(pooled: PooledSweeps) -> str:
     if not pooled.left_out:
         return ""
     return (
-        f"Searches of whole components (search.first=none), with search.learn_from the other sets and without it, "
+        f"Searches of whole components, nothing but what the model proposes (search.components_alone=false "
+        f"search.baselines=[]), with search.learn_from the other sets and without it, "
         f"replayed on {pooled.left_out[0].num_truths} truths that the model holds possible after each set’s own trials."
     )
 
