@@ -95,12 +95,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     def kill(_: Any) -> None:
         counts["killed"] += 1
 
-    def get(call: Any) -> Any:
-        return [get(one) for one in call] if isinstance(call, list) else call[0](*call[1])
-
     context = SimpleNamespace(get_assigned_resources=lambda: {"CPU": 1.0})
     monkeypatch.setattr(ray, "remote", hire)
-    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "get", lambda call: call[0](*call[1]))
     monkeypatch.setattr(ray, "wait", lambda calls, num_returns: (calls[:1], calls[1:]))
     monkeypatch.setattr(ray, "kill", kill)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)

@@ -9,12 +9,13 @@ import ray
 from ray.tune.execution import class_cache
 
 from unfreeze.config import ACCELERATOR_LABEL, ClusterConfig, Config, PlasticityConfig
-from unfreeze.errors import ClusterError, ModelError
+from unfreeze.errors import ClusterError, InfrastructureError, ModelError, StorageError
 from unfreeze.sweep import resources
 from unfreeze.sweep.machine import count_cpus
 from unfreeze.sweep.package import PACKAGE
 from unfreeze.sweep.resources import (
     count_slots,
+    no_trial_is_to_blame,
     plain_errors,
     ray_cluster,
     room_for_slots,
@@ -351,3 +352,21 @@ def test_gpus_are_settled_whatever_is_said_of_slots(options: dict[str, Any], clu
     cluster({"CPU": 4.0, "GPU": 4.0})
     settled = settle_gpus(Config(cluster=ClusterConfig(**options)))
     assert settled.cluster == ClusterConfig(**options, gpus_per_worker=1.0)
+
+
+# --- whose fault ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ray.exceptions.LocalRayletDiedError(), ray.exceptions.RayActorError()])
+def test_a_ray_that_breaks_down_is_a_sentence_before_and_after_the_sweep_has_begun(error: Exception) -> None:
+    for has_begun in (False, True):
+        with pytest.raises(InfrastructureError, match=r"Ray broke down: .*run the same command"):  # noqa: SIM117
+            with no_trial_is_to_blame(has_begun=has_begun):
+                raise error
+
+
+def test_a_store_that_fails_is_the_users_to_mend_until_the_sweep_has_begun() -> None:
+    with pytest.raises(StorageError), no_trial_is_to_blame(has_begun=False):
+        raise StorageError("cannot read s3://birds")
+    with pytest.raises(InfrastructureError, match=r"s3://birds; .*run the same command"), no_trial_is_to_blame():
+        raise StorageError("cannot read s3://birds")

@@ -21,7 +21,7 @@ def pre_pass(
 ) -> tuple[ModelFacts, DataFacts, PlasticityTable]:
     """Look at model and data, measure plasticity; both are kept in the ledger. Needs a Ray cluster to be joined.
 
-    ``on_placed``: called once the actors that measure have what they need of it; not where all is known already.
+    ``on_placed``: called once the first actor that measures has what it needs of it; not where all is known already.
 
     Raises:
         SweepMismatchError: the sweep began with another model or other data, or its table is another model's.
@@ -80,7 +80,7 @@ def _measure(
             try:
                 with stage("reading the model and every image"):
                     facts = actors[0].facts.remote()
-                    ray.get([actor.__ray_ready__.remote() for actor in actors])
+                    ray.get(actors[0].__ray_ready__.remote())  # the others join when they can
                     on_placed()
                     model, data = ray.get(facts)
             except LOST as error:

@@ -282,8 +282,8 @@ def plain_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def no_trial_is_to_blame() -> Iterator[None]:
-    """Once a sweep has begun: what Ray or the store cannot do, in one sentence with the way on.
+def no_trial_is_to_blame(*, has_begun: bool = True) -> Iterator[None]:
+    """What Ray or, once a sweep ``has_begun``, the store cannot do, in one sentence with the way on.
 
     Raises:
         InfrastructureError: instead of `StorageError` and what Ray raises of its own.
@@ -293,5 +293,7 @@ def no_trial_is_to_blame() -> Iterator[None]:
     except ray.exceptions.RayTaskError:  # an error of the program that ran, none of Ray's
         raise
     except (StorageError, TuneError, ray.exceptions.RayError) as error:
+        if isinstance(error, StorageError) and not has_begun:  # the place of images, say: for the user to mend
+            raise
         reason = str(error) if isinstance(error, StorageError) else f"Ray broke down: {type(error).__name__}: {error}"
         raise InfrastructureError(f"{reason.splitlines()[0]}; {GOES_ON}") from error

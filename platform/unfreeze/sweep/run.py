@@ -83,7 +83,8 @@ def find_answer(config: Config, ledger: Ledger, watch: ClusterWatch) -> None:
     """
     board = beside_driver(Board, config.cluster.heartbeat_timeout_s, max_task_retries=-1)  # calls wait for the new one
     with start_slots(config, ledger, board) as pool:  # to be warm when plasticity is measured
-        model, data, plasticity = pre_pass(config, ledger, on_placed=pool.warm_up)
+        with no_trial_is_to_blame(has_begun=False):
+            model, data, plasticity = pre_pass(config, ledger, on_placed=pool.warm_up)
         if config.sweep.retry_failed:
             reopen_failed(ledger)
         search = plan_search(config, ledger, model, data, plasticity)
