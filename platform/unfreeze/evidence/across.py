@@ -25,10 +25,10 @@ def pool(found: Sequence[Slope]) -> Pooled:
       components. Where β is the same in every set it covers 95 % alone, the noise of single sets included; where β
       differs from set to set, 85 to 93 %.
     - what sets differ by: 1.96 standard errors of their estimates' mean; for the next set's β 1.96 standard deviations
-      of them, the error of the mean included. Alone it covers 28 to 98 %.
+      of them, the error of the mean included. Alone it covers 26 to 92 %.
 
-    Each holds the noise of single sets, so that added as squares they cover 98 %, and 99 % with Student's t for the
-    latter; ops/bench/verdict.py measures what they do together.
+    Each holds the noise of single sets, so that added as squares they cover 97 %, and 99 % with Student's t for the
+    latter; ops/bench/verdict.py measures what they do as they are.
     """
     effects, variances = np.array([own.mean for own in found]), np.array([own.sd for own in found]) ** 2
     count = len(effects)
