@@ -5,7 +5,7 @@ of the runs. Regret is of what would be *recommended* after each trial: the best
 mean of the recommendation. Samplers: random and Optuna's TPE recommend their best observed run, the model of the
 evidence the highest posterior mean of what it tried.
 
-    python ops/bench/search_replay.py [--repetitions 200] [--tables digits …] [--planted 100] [--full] [--gp]
+    python ops/bench/search_replay.py [--repetitions 200] [--tables digits …] [--planted 100] [--full] [--gp 20]
 
 `synthetic` pools planted tables, each replayed once: repetitions on one of them are nearly the same search.
 
@@ -315,15 +315,14 @@ def expected_ends(curves: Sequence[np.ndarray], log_rates: np.ndarray) -> np.nda
     return ends
 
 
-def samplers(table: Table, *, full: bool, gp: bool) -> dict[str, Sampler]:
+def samplers(table: Table, *, full: bool) -> dict[str, Sampler]:
     found: dict[str, Sampler] = {
         "random": by_random,
         "tpe": by_optuna(lambda seed: optuna.samplers.TPESampler(seed=seed)),
+        "gp": by_optuna(lambda seed: optuna.samplers.GPSampler(seed=seed, deterministic_objective=False)),
         "today:uniform": by_optuna(before_the_model, first="uniform"),
         "model:uniform": by_model("uniform"),
     }
-    if gp:
-        found["gp"] = by_optuna(lambda seed: optuna.samplers.GPSampler(seed=seed, deterministic_objective=False))
     priors = ("informative", "reversed", "misleading", "oracle", "reference", "in_situ", "local")
     wanted = [prior for prior in table.scores if full or prior in priors]
     found |= {f"model:{prior}": by_model(prior) for prior in wanted}
@@ -368,17 +367,20 @@ def main() -> None:
     parser.add_argument("--planted", type=int, default=2, help="planted tables that nothing was chosen on")
     parser.add_argument("--full", action="store_true", help="rival scores as priors, too")
     parser.add_argument(
-        "--gp", action="store_true", help="Optuna's GPSampler, too, which takes longer than all the rest"
+        "--gp",
+        type=int,
+        default=0,
+        help="repetitions of Optuna's GPSampler, one of which takes as long as forty of TPE",
     )
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     outcomes = []
     for table in tables(arguments.tables):
-        outcomes += replay_all(table, range(arguments.repetitions), arguments)
+        outcomes += replay_all(table, range(arguments.repetitions), arguments, gp=arguments.gp)
     planted = [
         outcome
         for seed in range(FIRST_PLANTED, FIRST_PLANTED + arguments.planted)
-        for outcome in replay_all(synthetic(seed), [seed], arguments)
+        for outcome in replay_all(synthetic(seed), [seed], arguments, gp=int(seed < FIRST_PLANTED + arguments.gp))
     ]
     outcomes += pooled("synthetic", planted)
     if arguments.save:
@@ -389,14 +391,16 @@ def main() -> None:
     hand_in("search_replay", figures(outcomes), arguments, **counts)
 
 
-def replay_all(table: Table, seeds: Sequence[int], arguments: argparse.Namespace) -> list[Outcome]:
+def replay_all(table: Table, seeds: Sequence[int], arguments: argparse.Namespace, *, gp: int) -> list[Outcome]:
+    """``gp``: of the seeds, for the GPSampler."""
     found = []
     for in_flight, (sampler, replay) in itertools.product(
-        arguments.in_flight, samplers(table, full=arguments.full, gp=arguments.gp).items()
+        arguments.in_flight, samplers(table, full=arguments.full).items()
     ):
-        if in_flight > 1 and sampler not in SEVERAL:
+        own = seeds[:gp] if sampler == "gp" else seeds
+        if not own or (in_flight > 1 and sampler not in SEVERAL):
             continue
-        found.append(repeat(table, sampler, replay, in_flight, seeds))
+        found.append(repeat(table, sampler, replay, in_flight, own))
         print(f"{found[-1].name:40} {found[-1].numbers}", flush=True)
     return found
 
@@ -438,6 +442,7 @@ def figures(outcomes: list[Outcome]) -> list[dict[str, Any]]:
                 outcome.numbers["trials_to_half_point"],
                 theirs.numbers["trials_to_half_point"] if theirs else None,
                 "trials to within half a point",
+                repetitions=len(outcome.regret),
                 **outcome.numbers,
                 ms_per_suggestion=1000 * outcome.seconds,
             )
