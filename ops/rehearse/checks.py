@@ -1,15 +1,17 @@
 """What must hold after a sweep in the cluster, undisturbed or not; a RehearsalError says what does not."""
 
 import os
+import re
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import kuberay
-from deployment import MLFLOW, Deployment, local_options
+from deployment import MLFLOW, Deployment, Job, local_options
 from images import ROOT
 from podman import RehearsalError
 
@@ -76,44 +78,62 @@ def check_tracking(deployment: Deployment, sweep: str) -> str:
     return f"{len(rows)} runs, each once"
 
 
-# Run in a worker, whose image has what a user of the model has.
+# Run in a worker, whose image has what a user of the model has; the model brings the code that loads it. The download
+# goes through MLflow: a moto that checks keys answers 500 to presigned addresses, and each file would be tried for a
+# minute.
 _LOAD = """
-import sys, mlflow, timm, torch, unfreeze.models.tiny
+import os, sys
+os.environ['MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD'] = 'false'
+import mlflow
 mlflow.set_tracking_uri('http://mlflow:5000')
-folder = mlflow.artifacts.download_artifacts('models:/' + sys.argv[1] + '/1')
-model = timm.create_model('local-dir:' + folder, pretrained=True)
-size = model.pretrained_cfg['input_size']
-print(tuple(model(torch.zeros(1, *size)).shape))
+model = mlflow.pyfunc.load_model('models:/' + sys.argv[1] + '@champion')
+found = model.predict(model.input_example)
+print(found['class'][0], round(float(found['probability'][0]), 2))
 """
 
 
 def check_model(deployment: Deployment, sweep: str) -> str:
-    """The registered model loads, by MLflow's name for it, and answers."""
+    """The registered model loads by MLflow's name for it, and answers to its own example."""
     done = deployment.stage.execute(deployment.workers[0], "python", "-c", _LOAD, f"unfreeze-{sweep}")
     if done.returncode:
-        raise RehearsalError(f"models:/unfreeze-{sweep}/1 cannot be loaded:\n{done.stderr[-2000:]}")
-    return f"logits of shape {done.stdout.strip().splitlines()[-1]}"
+        raise RehearsalError(f"models:/unfreeze-{sweep}@champion cannot be loaded:\n{done.stderr[-2000:]}")
+    return f"its example is {done.stdout.strip().splitlines()[-1]}"
+
+
+def check_metrics(deployment: Deployment, job: Job) -> str:
+    """Every number of a sweep that ops/monitoring asks for is exported by the head while the sweep runs."""
+    texts = [(ROOT / "ops/monitoring" / name).read_text() for name in ("dashboard.json", "alerts.yaml")]
+    asked = {name for text in texts for name in re.findall(r"\bray_unfreeze_\w+", text)}
+    url = f"http://{deployment.stage.address(deployment.head)}:{kuberay.METRICS_PORT}/metrics"
+
+    def exported() -> bool:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            found = re.findall(r'(?m)^(ray_unfreeze_\w+)\{.*sweep="(.*?)"', answer.read().decode())
+        return asked <= {name for name, sweep in found if sweep == job.sweep}
+
+    job.wait_until(exported, "metrics of its own")
+    return f"{len(asked)} metrics"
 
 
 def check_refusals(deployment: Deployment) -> str:
     """Without its token the cluster neither lists jobs nor answers; MLflow refuses a host it was not told of."""
-    status = _status(f"{deployment.dashboard}/api/jobs/")
-    if status != 401:
-        raise RehearsalError(f"the dashboard answers {status} to a request without a token, and 401 was expected")
+    if (code := status(f"{deployment.dashboard}/api/jobs/")) != 401:
+        raise RehearsalError(f"the dashboard answers {code} to a request without a token, and 401 was expected")
     address = f"{kuberay.head_service(deployment.cluster)}:6379"
     ask, bare = ["ray", "health-check", "--address", address], ["env", "--unset=RAY_AUTH_TOKEN"]
     codes = [deployment.stage.execute(deployment.workers[0], *command).returncode for command in (ask, [*bare, *ask])]
     if codes[0] or not codes[1]:
         raise RehearsalError(f"the GCS: `ray health-check` ends with {codes[0]} with the token and {codes[1]} without")
     url = f"http://{deployment.stage.address(MLFLOW)}:5000/api/2.0/mlflow/experiments/search?max_results=1"
-    if (status := _status(url)) != 403:
-        raise RehearsalError(f"MLflow answers {status} to a Host that --allowed-hosts does not list")
+    if (code := status(url)) != 403:
+        raise RehearsalError(f"MLflow answers {code} to a Host that --allowed-hosts does not list")
     return "dashboard 401, GCS no, MLflow 403"
 
 
-def _status(url: str) -> int:
+def status(url: str, headers: Mapping[str, str] | None = None) -> int:
+    """What a server answers to a request."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=dict(headers or {})), timeout=10) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         error.close()

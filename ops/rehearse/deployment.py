@@ -1,12 +1,9 @@
 """What an overlay describes, on its stage: S3, PostgreSQL, MLflow, a Ray cluster and the sweep's job."""
 
-import base64
 import json
 import os
 import re
 import secrets
-import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
 import kuberay
 from images import ROOT
-from podman import RehearsalError
+from keys import FOLDERS, NUM_OPEN, REGION, Keys, documented_secrets
+from podman import RehearsalError, podman
 from pods import Object
 from stage import NAMESPACE, Stage, answers, full_names
 
@@ -29,6 +26,7 @@ MLFLOW, POSTGRES, S3 = "mlflow-0", "postgres-0", "s3-0"
 _S3_PORT = 9000
 _CLUSTER = "sweep"
 _JOB_S = 420.0
+_TRAINS = "ray::RayTrainWorker"
 # The manifests' own sweep, made small by the options of ops/chaos.py. Not its slots: the head's memory is for as many.
 SMALL = {
     "data.max_train_images": "100",
@@ -40,28 +38,6 @@ SMALL = {
 }
 # Of an entrypoint, what has no counterpart where there is no cluster.
 _CLUSTERS_OWN = ("cluster", "cluster.", "storage", "tracking.", "sweep.takeover")
-
-
-def documented_secrets(readme: str, s3: dict[str, str]) -> dict[str, dict[str, str]]:
-    """The secrets that the README's own commands create, by `kubectl --dry-run`; ``s3``: what is written to s3.env."""
-    lines = re.findall(r"(?m)^    ((?=password=|kubectl create secret generic )(?:.*\\\n)*.*)", readme)
-    if not lines:
-        raise RehearsalError("k8s/README.md has no `kubectl create secret generic …` to follow")
-    wrapped = 'kubectl() { command kubectl "$@" --dry-run=client --output=json; }'
-    with tempfile.TemporaryDirectory(prefix="rehearse-") as folder:
-        (Path(folder) / "s3.env").write_text("".join(f"{name}={value}\n" for name, value in s3.items()))
-        script = "\n".join(["set -euo pipefail", wrapped, *lines])
-        done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RehearsalError(f"the README's commands for secrets fail: {done.stderr.strip()}")
-    found, decoder, text = {}, json.JSONDecoder(), done.stdout.strip()
-    while text:
-        secret, end = decoder.raw_decode(text)
-        found[secret["metadata"]["name"]] = {
-            key: base64.b64decode(value).decode() for key, value in secret["data"].items()
-        }
-        text = text[end:].strip()
-    return found
 
 
 def with_options(entrypoint: str, options: dict[str, str]) -> list[str]:
@@ -84,13 +60,7 @@ class Deployment:
     """Everything that an overlay describes, brought up piece by piece; each piece can be lost and brought up again."""
 
     def __init__(self, objects: list[Object], folder: Path) -> None:
-        self._s3 = {
-            "AWS_ACCESS_KEY_ID": "rehearsal",
-            "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": f"http://s3:{_S3_PORT}",
-        }
-        self.secrets = documented_secrets((ROOT / "k8s/README.md").read_text(), self._s3)
+        self.secrets = self._documented_secrets()
         self.stage = Stage(objects, self.secrets, folder)
         self._job = next(o for o in objects if o["kind"] == "RayJob")
         self._spec: Object = self._job["spec"]["rayClusterSpec"]
@@ -98,17 +68,18 @@ class Deployment:
         self.cluster = ""
         self.workers: list[str] = []
 
-    # --- S3 ---
+    # --- S3 and secrets ---
 
     def start_storage(self) -> None:
-        """S3, and the buckets that the manifests name."""
-        template = {"spec": {"containers": [{"name": "s3", "image": f"localhost/{S3_IMAGE}"}]}}
+        """S3, the bucket that the manifests name, and a key for each secret that wants one."""
+        open_requests = {"name": "INITIAL_NO_AUTH_ACTION_COUNT", "value": str(NUM_OPEN)}
+        template = {"spec": {"containers": [{"name": "s3", "image": f"localhost/{S3_IMAGE}", "env": [open_requests]}]}}
         self.stage.play(template, S3, aliases=full_names("s3"))
         self.stage.wait(lambda: answers(f"{self.s3_url}/moto-api/"), S3, "answer", 120.0)
+        self.keys = Keys(self.s3_url)
+        for secret in FOLDERS:
+            self.secrets[secret] |= self.keys.make(secret, self.s3_url)
         self.use_storage()
-        buckets = set(re.findall(r"s3://([\w.-]+)", json.dumps(self.stage.objects)))
-        for bucket in sorted(buckets):
-            boto3.client("s3").create_bucket(Bucket=bucket)
 
     @property
     def s3_url(self) -> str:
@@ -116,7 +87,11 @@ class Deployment:
 
     def use_storage(self) -> None:
         """Let this process reach the same S3, by address: the name is the pods'."""
-        os.environ.update(self._s3 | {"AWS_ENDPOINT_URL": self.s3_url})
+        os.environ.update(self.keys.admin | {"AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": self.s3_url})
+
+    def _documented_secrets(self) -> dict[str, dict[str, str]]:
+        place = {"AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": f"http://s3:{_S3_PORT}"}
+        return documented_secrets((ROOT / "k8s/README.md").read_text(), place)
 
     def ledger(self, sweep: str) -> Ledger:
         (storage,) = re.findall(r"storage=(\S+)", self._job["spec"]["entrypoint"])
@@ -125,8 +100,35 @@ class Deployment:
     # --- MLflow and its database ---
 
     def start_tracking(self) -> None:
+        self.start_database()
+        self.start_mlflow()
+
+    def start_database(self) -> None:
         self.stage.play_workload("StatefulSet", "postgres")
-        self.stage.play_workload("Deployment", "mlflow")
+
+    def destroy_database(self) -> None:
+        """The pod, and the volume with all that was on it."""
+        self.stage.remove(POSTGRES)
+        self.stage.destroy(f"data-{POSTGRES}")
+
+    def start_mlflow(self, image: str | None = None) -> None:
+        """MLflow, which migrates its database first; ``image``: in place of the rendered one."""
+        self.stage.play_workload("Deployment", "mlflow", image)
+
+    def stop_mlflow(self) -> None:
+        self.stage.remove(MLFLOW, grace_s=10)
+
+    def change_password(self) -> tuple[str, str]:
+        """PostgreSQL's and, in the secret, MLflow's; the old and the new one."""
+        old, new = self.secrets["unfreeze-postgres"], self._documented_secrets()["unfreeze-postgres"]
+        self.query(f"ALTER USER mlflow PASSWORD '{new['password']}'")
+        self.secrets["unfreeze-postgres"] = new
+        return old["password"], new["password"]
+
+    def takes_password(self, password: str) -> bool:
+        """Whether PostgreSQL does, of one who comes by network."""
+        uri = f"postgresql://mlflow:{password}@postgres/mlflow"
+        return self.stage.execute(POSTGRES, "psql", uri, "--command", "SELECT 1").returncode == 0
 
     def query(self, statement: str) -> list[list[str]]:
         """Rows of the tracking database."""
@@ -166,10 +168,23 @@ class Deployment:
         self.workers.append(name)
         return name
 
-    def stop_workers(self) -> None:
+    def busy_worker(self) -> str:
+        """The one that trains, by its process."""
         for name in self.workers:
-            self.stage.remove(name)
-        self.workers = []
+            (container,) = self.stage.containers(name)
+            if _TRAINS in podman("top", container, "args"):
+                return name
+        raise RehearsalError(f"none of {', '.join(self.workers)} trains")
+
+    def remove_worker(self, name: str) -> None:
+        self.stage.remove(name)
+        self.workers.remove(name)
+
+    def remove_cluster(self, *, grace_s: int = 0) -> None:
+        """The head, then the workers, which KubeRay takes away with it."""
+        self.stage.remove(self.head, grace_s=grace_s)
+        for name in list(self.workers):
+            self.remove_worker(name)
 
     @property
     def dashboard(self) -> str:

@@ -14,7 +14,7 @@ DASHBOARD_PORT = 8265
 AGENT_PORT = 52365
 _GCS_PORT = 6379
 _SHELL = ["/bin/bash", "-c", "--"]  # utils.GetContainerCommand
-_METRICS_PORT = 8080
+METRICS_PORT = 8080
 
 
 def head_service(cluster: str) -> str:
@@ -126,7 +126,7 @@ def _start_command(params: dict[str, str], limits: Object, *, is_head: bool) -> 
     """common.setMissingRayStartParams and generateRayStartCommand."""
     gpus = [int(value) for key, value in limits.items() if key.endswith("gpu") and int(value)]
     found: dict[str, Any] = {
-        "metrics-export-port": _METRICS_PORT,
+        "metrics-export-port": METRICS_PORT,
         "dashboard-agent-listen-port": AGENT_PORT,
         **({"num-cpus": to_cpus(limits["cpu"])} if "cpu" in limits else {}),
         **({"memory": to_bytes(limits["memory"])} if "memory" in limits else {}),

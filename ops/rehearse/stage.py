@@ -1,6 +1,7 @@
 """Pods on a network of their own, found by the names of their services, asked by their own probes."""
 
 import contextlib
+import copy
 import json
 import shutil
 import subprocess
@@ -80,10 +81,13 @@ class Stage:
         except RehearsalError as error:
             raise RehearsalError(f"pod {name} does not start: {error}\n{self.logs(name)}") from error
 
-    def play_workload(self, kind: str, name: str) -> None:
-        """The first pod of a Deployment or StatefulSet, until it is ready."""
+    def play_workload(self, kind: str, name: str, image: str | None = None) -> None:
+        """The first pod of a Deployment or StatefulSet, until it is ready; ``image``: for all of its containers."""
         workload = self.one(kind, name)
-        template = workload["spec"]["template"]
+        template = copy.deepcopy(workload["spec"]["template"])
+        if image is not None:
+            for container in [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]:
+                container["image"] = image
         self.play(template, f"{name}-0", claims=workload["spec"].get("volumeClaimTemplates", ()))
         self.wait_ready(template, f"{name}-0")
 

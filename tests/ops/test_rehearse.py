@@ -1,5 +1,6 @@
 """What the rehearsal makes of Dockerfiles, templates and a RayCluster before podman sees any of it."""
 
+import os
 import shlex
 import shutil
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import moto.settings
 import pytest
+from moto.core.authorization import ActionAuthenticatorMixin
 from scripts import load_script
 
 FOLDER = Path(__file__).parents[2] / "ops/rehearse"
@@ -53,7 +56,7 @@ def folder() -> Iterator[None]:
     sys.path.insert(0, str(FOLDER))
     yield
     sys.path.remove(str(FOLDER))
-    for name in ("podman", "pods", "kuberay", "images", "stage"):
+    for name in ("podman", "pods", "kuberay", "images", "stage", "keys"):
         sys.modules.pop(name, None)
 
 
@@ -255,9 +258,27 @@ def test_the_local_run_has_every_option_but_the_cluster_s(deployment: ModuleType
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-def test_secrets_are_those_that_the_runbook_creates(deployment: ModuleType) -> None:
+def test_secrets_are_those_that_the_runbook_creates() -> None:
     text = (FOLDER.parents[1] / "k8s/README.md").read_text()
-    found = deployment.documented_secrets(text, {"AWS_ACCESS_KEY_ID": "a"})
+    found = load_script("rehearse/keys").documented_secrets(text, {"AWS_ACCESS_KEY_ID": "a"})
     assert found["unfreeze-s3"] == {"AWS_ACCESS_KEY_ID": "a"}
     postgres = found["unfreeze-postgres"]
     assert postgres["uri"] == f"postgresql+psycopg2://mlflow:{postgres['password']}@postgres:5432/mlflow"
+
+
+def test_each_key_opens_its_own_folders_until_it_is_switched_off(
+    s3_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = load_script("rehearse/keys")
+    monkeypatch.setattr(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", float(keys.NUM_OPEN))
+    monkeypatch.setattr(ActionAuthenticatorMixin, "request_count", 0)
+    url = os.environ["AWS_ENDPOINT_URL"]
+    made = keys.Keys(url)
+    first, other, second = (made.make(f"unfreeze-s3{name}", url) for name in ("", "-artifacts", ""))
+    folders = ("sweeps", "mlflow", "backups")
+    assert [made.opens(folder, url, first) for folder in folders] == [True, False, False]
+    assert [made.opens(folder, url, other) for folder in folders] == [False, True, True]
+    made.remove("unfreeze-s3", url, first)
+    assert not made.opens("sweeps", url, first)
+    assert made.opens("sweeps", url, second)
+    assert not made.opens("sweeps", url, second | {"AWS_SECRET_ACCESS_KEY": "another"})
