@@ -21,7 +21,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 ACCELERATOR_LABEL = "ray.io/accelerator-type"  # which Ray gives the node of each card that it knows
 # What a node's label may be.
-AcceleratorKind = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+AcceleratorKind = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Mode = Literal["reference", "in_situ", "local"]
 # What else has been proposed to rank components by: platform/unfreeze/plasticity/scores.py
