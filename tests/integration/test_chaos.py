@@ -22,15 +22,12 @@ SOUND = {
 
 
 @pytest.mark.slow
-def test_ten_faults_leave_the_ledger_of_two_calm_sweeps(capfd: pytest.CaptureFixture[str]) -> None:
-    faults = [
-        f"{how}:{what}" for how in ("kill", "stop") for what in ("driver", "board", "worker", "controller", "trial")
-    ]
-    code = load_script("chaos").main(["--cases", "2", "--each", "5", "--standing", "--faults", *faults])
+def test_a_ledger_is_equal_although_the_board_died(capfd: pytest.CaptureFixture[str]) -> None:
+    code = load_script("chaos").main(["--cases", "1", "--faults", "kill:board"])
     said = capfd.readouterr()
-    lines = [*map(json.loads, said.out.splitlines())]
-    assert code == 0, said
-    assert sum(sum(line["happened"]) for line in lines) >= 5, said  # a sweep may end before its last fault
+    (line,) = map(json.loads, said.out.splitlines())
+    assert code == 0, line
+    assert line["codes"] == [0], line  # in one go: the sweep went on under another board
 
 
 def test_a_case_is_sound_if_it_ends_well_with_words_and_an_equal_ledger() -> None:
