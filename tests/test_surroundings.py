@@ -546,4 +546,5 @@ asyncio.run(run_cells())
     result = processes.run([sys.executable, "notebook.py"], cwd=tmp_path, quiet_s=120, env=without_ray())
     assert result.returncode == 0, result.stderr
     final = Ledger(str(tmp_path / "runs"), "notebook").read_json("final.json")
-    assert result.stdout.splitlines()[-1] == f"recommended {final['selection']} True"
+    # Not the last line: the raylet of another's Ray says there that so many workers at once are many for one CPU.
+    assert f"recommended {final['selection']} True" in result.stdout.splitlines()
