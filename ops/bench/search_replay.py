@@ -33,7 +33,7 @@ from scipy.special import expit, logit
 from unfreeze.components.selection import parse_selection
 from unfreeze.config import SearchConfig
 from unfreeze.evidence.ends import gain_to_end
-from unfreeze.evidence.model import Outlook, Points, Posterior, Terms, standardised
+from unfreeze.evidence.model import Outlook, Points, Posterior, Terms, standardised, to_logits
 from unfreeze.records import COMPONENTS
 from unfreeze.search.candidates import promising
 from unfreeze.search.fixed import place_of_fixed
@@ -158,7 +158,7 @@ def measured(name: str) -> Table:
     scores["reversed"] = -scores["reference"]
     finals = runs[:, :, -1]
     several = len(seeds) > 1
-    spread = logit(np.clip(finals, 0.005, 0.995)).std(axis=1, ddof=1) if several else np.full(len(cells), ONE_SEED)
+    spread = to_logits(finals).std(axis=1, ddof=1) if several else np.full(len(cells), ONE_SEED)
     return Table(
         name=name,
         cells=Points(np.array(switches), np.log10([rate for _, rate in cells])),
@@ -172,7 +172,7 @@ def measured(name: str) -> Table:
 
 def smoothed(table: Table) -> Table:
     """Its twin without the cells' own noise: each cell the mean of its neighbours in switches and rate."""
-    logits = logit(np.clip(table.truth, 0.005, 0.995))
+    logits = to_logits(table.truth)
     apart = np.abs(table.cells.switches[:, None] - table.cells.switches[None]).sum(-1)
     steps = np.abs(np.subtract.outer(table.cells.log_rates, table.cells.log_rates))
     weights = np.exp(-1.2 * apart - 0.5 * (steps / 0.15) ** 2)

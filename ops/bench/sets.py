@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from figures.record import figure, hand_in, make_parser
+from planted.pre_pass import plasticity_table
 from search_replay import TABLES, measured
 
 from unfreeze.evidence.across import pool
@@ -29,7 +30,6 @@ from unfreeze.records import (
     COMPONENTS,
     MODES,
     ModelFacts,
-    PlasticityRow,
     PlasticityTable,
     TrialRecord,
     TrialReport,
@@ -80,18 +80,12 @@ def read(name: str) -> tuple[list[TrialRecord], ModelFacts, PlasticityTable]:
         image_size=0,
         create_kwargs={},
     )
-    rows = [
-        PlasticityRow(mode=mode, block=block, component=c, mean=own[f"{block}.{c}"], sd=0, num_pairs=1, low=0, high=0)
+    scores = {
+        mode: {f"{block}.{c}": own[f"{block}.{c}"] for block in blocks for c in COMPONENTS}
         for mode, own in meta["scores"].items()
         if mode in MODES
-        for block in blocks
-        for c in COMPONENTS
-    ]
-    return (
-        trials,
-        model,
-        PlasticityTable(rows=tuple(rows), skipped_pairs=0, seconds=0, model_digest="", data_digest=name),
-    )
+    }
+    return trials, model, plasticity_table(scores, data_digest=name)
 
 
 _REPORT = ("images_seen", "train_loss", "val_loss", "val_accuracy")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from planted.pre_pass import plasticity_table
 from planted.worlds import PARAMETERS, DataSet, World
 
 from unfreeze.components.selection import parse_selection
@@ -13,7 +14,6 @@ from unfreeze.evidence.worth import ScoreSlope, score_slopes
 from unfreeze.records import (
     COMPONENTS,
     ModelFacts,
-    PlasticityRow,
     PlasticityTable,
     TrialRecord,
     TrialReport,
@@ -54,7 +54,7 @@ def propose_sweeps(
 ) -> Iterator[list[TrialRecord]]:
     """A sweep of each number of trials, its confirmation runs on top, by `Planner` with its default options and
     ``score`` (5, groups) as plasticity."""
-    scores = prior_scores("reference", plasticity_table(score), num_blocks=NUM_BLOCKS)
+    scores = prior_scores("reference", _pre_pass(score), num_blocks=NUM_BLOCKS)
     for count in counts:
         config = SearchConfig(space=space, num_trials=count)
         room = make_space(config, CostModel(MODEL, FinetuneConfig()))
@@ -67,27 +67,18 @@ def propose_sweeps(
 
 def weigh_plasticity(trials: Sequence[TrialRecord], score: np.ndarray) -> ScoreSlope:
     """As a sweep weighs it."""
-    return score_slopes(plasticity_table(score), trials, MODEL)[0]
+    return score_slopes(_pre_pass(score), trials, MODEL)[0]
 
 
-def plasticity_table(score: np.ndarray) -> PlasticityTable:
-    """A pre-pass that found ``score`` (5, groups)."""
+def _pre_pass(score: np.ndarray) -> PlasticityTable:
+    """One that found ``score`` (5, groups)."""
     groups = score.shape[1]
-    rows = [
-        PlasticityRow(
-            mode="reference",
-            block=block,
-            component=name,
-            mean=float(score[place, block * groups // NUM_BLOCKS]),
-            sd=0.0,
-            num_pairs=1,
-            low=0.0,
-            high=0.0,
-        )
+    found = {
+        f"{block}.{name}": float(score[place, block * groups // NUM_BLOCKS])
         for block in range(NUM_BLOCKS)
         for place, name in enumerate(COMPONENTS)
-    ]
-    return PlasticityTable(rows=tuple(rows), skipped_pairs=0, seconds=0.0, model_digest="", data_digest="")
+    }
+    return plasticity_table({"reference": found})
 
 
 def _run(planted: DataSet, spec: TrialSpec, rng: np.random.Generator) -> TrialRecord:

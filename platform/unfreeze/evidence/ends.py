@@ -8,12 +8,13 @@ other, but what each is expected to come to.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import expit
+
+from unfreeze.evidence.model import to_logits
 
 _LEAST = 8  # finished runs: stopped by a line through four, the winner is lost before it is known (digits, replayed)
 _STEADY = 0.25  # decades², as much spread of rates at which nothing is gained more by higher ones
 _SPREAD, _WEIGHT = 0.2, 2.0  # logits by which gains differ, before any is seen, and how many runs that counts for
-_CLIP = 0.005  # accuracies are kept this far from 0 and 1, where a logit says more than images can
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,11 @@ class Gain:
 
     def end(self, accuracy: float) -> float:
         """The accuracy that is expected of a run which has reached ``accuracy``."""
-        return float(expit(_logit(accuracy) + self.mean))
+        return float(expit(to_logits(accuracy) + self.mean))
 
     def needed(self, end: float) -> float:
         """The accuracy below which a run reaches ``end`` by luck alone: two standard deviations of it."""
-        return float(expit(_logit(end) - self.mean - 2 * self.deviation))
+        return float(expit(to_logits(end) - self.mean - 2 * self.deviation))
 
 
 def gain_to_end(reached: np.ndarray, ends: np.ndarray, log_rates: np.ndarray, *, log_rate: float) -> Gain | None:
@@ -41,7 +42,7 @@ def gain_to_end(reached: np.ndarray, ends: np.ndarray, log_rates: np.ndarray, *,
     """
     if len(ends) < _LEAST:
         return None
-    gains = _logit(ends) - _logit(reached)
+    gains = to_logits(ends) - to_logits(reached)
     off = log_rates - log_rates.mean()
     spread = off @ off + _STEADY
     slope = off @ gains / spread
@@ -51,7 +52,3 @@ def gain_to_end(reached: np.ndarray, ends: np.ndarray, log_rates: np.ndarray, *,
     deviation = np.sqrt(variance * (1 + 1 / len(gains) + at**2 / spread))
     # The best so far never falls.
     return Gain(max(float(gains.mean() + slope * at), 0.0), float(deviation))
-
-
-def _logit(accuracies: np.ndarray | float) -> np.ndarray:
-    return logit(np.clip(accuracies, _CLIP, 1 - _CLIP))

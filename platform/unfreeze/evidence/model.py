@@ -123,6 +123,11 @@ class Effects:
         return Effects(weights @ self.mean, weights @ self.covariance @ weights.T)
 
 
+def to_logits(accuracies: np.ndarray | float) -> np.ndarray:
+    """Of accuracies in 0 to 1; those at either end lie `_CLIP` off it."""
+    return logit(np.clip(accuracies, _CLIP, 1 - _CLIP))
+
+
 def standardised(values: np.ndarray) -> np.ndarray:
     """Mean 0, standard deviation 1; zeros where they are constant or not all finite."""
     values = np.asarray(values, dtype=np.float64)
@@ -197,7 +202,7 @@ class Posterior:
         self._share = 1 / counts[place]  # what of its component each switch is
         self._kinds = (terms.kind[:, None] == components).astype(np.float64)
         self._draws = _draw_scales(_NUM_DRAWS, shares_kinds=len(components) < len(terms.kind))
-        y = logit(np.clip(accuracies, _CLIP, 1 - _CLIP))
+        y = to_logits(accuracies)
         if len(y):
             y = np.maximum(y, y.max() - _WORST)
         # Runs of one configuration are one observation of their mean; what they differ by tells of the noise.

@@ -20,7 +20,7 @@ def prior_scores(score: str, table: PlasticityTable, *, num_blocks: int) -> dict
     if score == "uniform":
         return dict.fromkeys(members, 0.0)
     sign = -1.0 if score == "reversed" else 1.0
-    measured = table.by_group["reference" if score == "reversed" else score]
+    measured = table.by_group[_measured_as(score)]
     missing = [f"{block}.{name}" for block, name in members if f"{block}.{name}" not in measured]
     if missing:
         raise ModelError(
@@ -28,6 +28,15 @@ def prior_scores(score: str, table: PlasticityTable, *, num_blocks: int) -> dict
             f"model; measure this one's"
         )
     return {(block, name): sign * measured[f"{block}.{name}"] for block, name in members}
+
+
+def is_known(score: str, table: PlasticityTable) -> bool:
+    """Whether the pre-pass measured what `prior_scores` makes this score of."""
+    return score == "uniform" or _measured_as(score) in table.by_group
+
+
+def _measured_as(score: str) -> str:
+    return "reference" if score == "reversed" else score
 
 
 def component_means(scores: Mapping[tuple[int, str], float]) -> dict[str, float]:

@@ -38,10 +38,11 @@ def sample_point(
     study = optuna.create_study(
         directions=directions, sampler=_make_sampler(sampler, derive_seed(seed, "sampler", index) % 2**32, num_random)
     )
-    values = observed_values(known)
-    for spec in planned if sampler != "random" else ():  # which looks at none: a thousand take 0.1 s to tell
-        if spec.origin != "baseline":  # `all` and `none` are no points of the space
-            study.add_trial(_told(space, spec, values.get(spec.index), runs=spec.index not in known, pareto=pareto))
+    if sampler != "random":  # which looks at none: a thousand take 0.1 s to tell
+        values = observed_values(known)
+        for spec in planned:
+            if spec.origin != "baseline":  # `all` and `none` are no points of the space
+                study.add_trial(_told(space, spec, values.get(spec.index), runs=spec.index not in known, pareto=pareto))
     for _ in range(_MAX_DRAWS):
         trial = study.ask(space.distributions)
         selection = space.selection(trial.params)

@@ -6,7 +6,7 @@ from unfreeze.config import Config
 from unfreeze.cost.model import cost_model
 from unfreeze.records import Contender, Learned, ModelFacts, PlasticityTable, TrialRecord
 from unfreeze.search.fixed import searches_by_model
-from unfreeze.search.prior import prior_scores
+from unfreeze.search.prior import is_known, prior_scores
 from unfreeze.search.proposals import ModelSampler
 from unfreeze.search.space import make_space
 
@@ -24,8 +24,7 @@ def stand(
     ``learned``: what the search began with.
     """
     score = config.search.prior.score
-    measured = {*plasticity.by_group, "uniform"} | ({"reversed"} if "reference" in plasticity.by_group else set())
-    if not searches_by_model(config.search) or score not in measured:
+    if not searches_by_model(config.search) or not is_known(score, plasticity):
         return ()
     scores = prior_scores(score, plasticity, num_blocks=model.num_blocks)
     space = make_space(config.search, cost_model(config, model))
