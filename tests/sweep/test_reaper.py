@@ -10,6 +10,7 @@ from processes import Patience, Processes
 
 from unfreeze.sweep import reaper
 
+SOCKETS = "/ray/session_0/sockets"
 DRIVER = """
 import subprocess, sys, time
 from unfreeze.sweep.reaper import ending_with_driver
@@ -17,7 +18,8 @@ child = "import subprocess, sys, time; print(subprocess.Popen([*sys.argv[1:]]).p
 sleeps = [sys.executable, "-c", "import time; time.sleep(1000)"]
 started = subprocess.Popen([sys.executable, "-c", child, *sleeps], stdout=subprocess.PIPE)
 grandchild = started.stdout.readline().decode().strip()
-with ending_with_driver(set()):
+with ending_with_driver(set(), "/ray/session_1/sockets"):
+    subprocess.Popen([*sleeps, "/ray/session_1/sockets/raylet"], start_new_session=True)  # a worker on its way up
     print(started.pid, grandchild, flush=True)
     time.sleep(1000)
 """
@@ -38,14 +40,16 @@ def test_what_a_killed_driver_had_started_is_ended(tmp_path: Path, processes: Pr
 def test_a_number_that_nobody_has_any_more_is_no_error() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    done = subprocess.run([sys.executable, reaper.__file__, str(gone.pid)], stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        [sys.executable, reaper.__file__, SOCKETS, str(gone.pid)], stdin=subprocess.DEVNULL, check=False
+    )
     assert done.returncode == 0
 
 
 def test_leaving_ends_what_was_started_meanwhile_and_nothing_older() -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(1000)"]
     with subprocess.Popen(sleep) as older, subprocess.Popen(sleep) as child:
-        with reaper.ending_with_driver(reaper.children() - {psutil.Process(child.pid)}):
+        with reaper.ending_with_driver(reaper.children() - {psutil.Process(child.pid)}, SOCKETS):
             assert child.poll() is None
         assert child.wait() == -signal.SIGKILL
         assert older.poll() is None

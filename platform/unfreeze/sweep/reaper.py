@@ -5,6 +5,7 @@ setting of Ray's shortens it. A process of ours sees the driver go, since the pi
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,11 +16,16 @@ _GRACE_S = 5.0  # in which Ray's processes end by themselves, most of them
 
 
 @contextlib.contextmanager
-def ending_with_driver(others: set[psutil.Process]) -> Iterator[None]:
-    """What this process has started so far, ``others`` left out, is gone seconds after it, or after this is left."""
+def ending_with_driver(others: set[psutil.Process], sockets: str) -> Iterator[None]:
+    """What this process has started so far, ``others`` left out, is gone seconds after it, or after this is left.
+
+    So is what was started since with ``sockets``, the folder of the raylet's, in its command line: a worker that was on
+    its way up when its raylet died asks for a head that is gone for 60 s.
+    """
     pids = [str(process.pid) for process in children() - others]
     # In a session of its own: Ctrl-C is for the driver.
-    reaper = subprocess.Popen([sys.executable, __file__, *pids], stdin=subprocess.PIPE, start_new_session=True)
+    command = [sys.executable, __file__, sockets, *pids]
+    reaper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
     finally:
@@ -31,16 +37,28 @@ def children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
 
-def main(pids: list[str]) -> None:
+def main(sockets: str, pids: list[str]) -> None:
     processes = []
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):  # gone by now
             processes.append(psutil.Process(int(pid)))
     sys.stdin.read()  # nothing ever comes: it ends with the driver
-    for process in psutil.wait_procs(processes, timeout=_GRACE_S)[1]:
+    processes += connected_to(sockets)
+    left = psutil.wait_procs(processes, timeout=_GRACE_S)[1]
+    for process in {*left, *connected_to(sockets)}:
         with contextlib.suppress(psutil.NoSuchProcess):  # or another has its number by now
             process.kill()
 
 
+def connected_to(sockets: str) -> list[psutil.Process]:
+    """Processes whose command line has a path in ``sockets``, this one left out."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and any(sockets in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

@@ -59,7 +59,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         if address == "local":
             others = children()  # of a notebook, say
             _start()
-            stack.enter_context(ending_with_driver(others))
+            stack.enter_context(ending_with_driver(others, ray._private.worker._global_node.get_sockets_dir_path()))
         else:
             _join(address)
         stack.callback(ray.shutdown)
