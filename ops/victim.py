@@ -23,7 +23,8 @@ NAME = "chaos"
 CASE_S = 1800.0  # until a case is given up; on a crowded machine a sweep alone takes five minutes
 GONE_S = 15.0  # after its driver a process may live so long
 MARK = "UNFREEZE_CHAOS"
-AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # of a node, whoever has jobs there
+# Of a node or a cluster, whoever has jobs there: the third is an actor that Ray Train leaves detached.
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinatorActor")
 
 
 class Run:

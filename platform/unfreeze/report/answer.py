@@ -35,7 +35,7 @@ def recommendation_rows(evidence: Evidence) -> list[tuple[str, str]]:
         ("validation accuracy", f"{mean_and_sd(chosen.val_accuracy, chosen.val_accuracy_sd)} {basis}"),
         ("trainable parameters", f"{chosen.trainable_parameters:,} ({share:.1%} of the model, head included)"),
     ]
-    rows += [*standing_rows(evidence), *against_all(evidence)]
+    rows += [*standing_rows(evidence), *_against_all(evidence)]
     if chosen.test_accuracy is not None:
         rows.append(("chosen on", chosen_on(chosen)))
         rows.append(("mean test accuracy", f"{mean_and_sd(chosen.test_accuracy, chosen.test_accuracy_sd)} {basis}"))
@@ -82,7 +82,7 @@ def standing_rows(evidence: Evidence) -> list[tuple[str, str]]:
     return rows
 
 
-def against_all(evidence: Evidence) -> list[tuple[str, str]]:
+def _against_all(evidence: Evidence) -> list[tuple[str, str]]:
     """What the recommendation costs beside training everything, and how that did if it was tried."""
     chosen = evidence.recommendation
     assert chosen is not None

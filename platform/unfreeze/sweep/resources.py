@@ -63,6 +63,10 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         else:
             _join(address)
         stack.callback(ray.shutdown)
+        # What raylets say of workers that died is in their logs. Whatever log_to_driver says, a thread of Ray's prints
+        # it to standard output too, amid our answer (worker.py: listen_error_messages).
+        stack.callback(setattr, ray._private.worker, "print_to_stdstream", ray._private.worker.print_to_stdstream)
+        ray._private.worker.print_to_stdstream = _nowhere
         if threading.current_thread() is threading.main_thread():  # where alone Ray takes SIGTERM for itself
             signal.signal(signal.SIGTERM, on_sigterm)
         try:
@@ -86,8 +90,9 @@ def _set_variables(config: ClusterConfig) -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-    # …so nobody misses the result files it then cannot find.
+    # …so nobody misses the result files it then cannot find, and which trials have ended is ours to say.
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
     # Tune hands these to its trials, by way of a log of Ray's and a command line that `ps` shows; ours read no bucket.
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_CREDENTIALS)
     # How long a slot may wait for its workers, which an autoscaler may have to boot first.
@@ -139,6 +144,10 @@ def _found_here() -> str:
             "cluster.address or RAY_ADDRESS is auto, but no Ray runs on this machine: give host:port of a head, or "
             "leave both out to start Ray here"
         ) from error
+
+
+def _nowhere(*_: Any, **__: Any) -> None:
+    pass
 
 
 def _first_line(error: Exception) -> str:

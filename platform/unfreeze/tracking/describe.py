@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from unfreeze.evidence.verdict import verdict
 from unfreeze.records import Evidence
-from unfreeze.report.answer import against_all, load_lines, recommendation_rows
+from unfreeze.report.answer import load_lines, recommendation_rows
 from unfreeze.report.markdown import code, plain, table
 
 EXPERIMENT = """\
@@ -31,7 +31,7 @@ def describe_sweep(evidence: Evidence, *, command: str) -> str:
     parts = [
         f"### {evidence.sweep}: what to unfreeze",
         f"{final} of {len(states)} trials begun have ended.",
-        table([*recommendation_rows(evidence), *(against_all(evidence) if evidence.recommendation else ())]),
+        table(recommendation_rows(evidence)),
         f"**Does plasticity predict accuracy here?** {plain(verdict(evidence.worths))}",
     ]
     if evidence.final is not None:
