@@ -2,10 +2,10 @@
 while it fails.
 
 The same stream of trials, each with ten reports of six numbers, goes to an `mlflow server` process by our mirror and by
-Ray's MLflowLoggerCallback, and by the mirror to SQLite. Trials end at a steady pace; CPU is that of the mirror's thread
-until the last of them. The report of so many trials is timed. Then the server fails in each way of the outage matrix
-while trials end: the slow-down is the mirror's CPU, as if the sweep lacked all of it, and the time that telling the
-mirror takes.
+Ray's MLflowLoggerCallback, and at the same time by the mirror to SQLite. Trials end at a steady pace; CPU is that of a
+mirror's thread until the last of them. The report of so many trials is timed. Then the server fails in each way of the
+outage matrix while trials end: the slow-down is the mirror's CPU, as if the sweep lacked all of it, and the time that
+telling the mirror takes.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -100,17 +101,16 @@ def open_mirror(uri: str, folder: str) -> tuple[MlflowMirror, Ledger]:
 
 def measure_ours(uri: str, folder: str, arguments: argparse.Namespace) -> dict[str, float]:
     mirror, ledger = open_mirror(uri, folder)
-    with Requests() as sent:
-        mirror.__enter__()
-        found = feed(ledger, arguments.trials, arguments.every_s, mirror)
-        began = time.perf_counter()
-        mirror.close(timeout_s=3600)
-        catch_up_s = time.perf_counter() - began
+    mirror.__enter__()
+    found = feed(ledger, arguments.trials, arguments.every_s, mirror)
+    began = time.perf_counter()
+    mirror.close(timeout_s=3600)
+    catch_up_s = time.perf_counter() - began
     client = connect(uri)
     experiment = client.get_experiment_by_name(Path(folder).name)
     runs = client.search_runs([experiment.experiment_id], "tags.unfreeze.state = 'finished'", max_results=50_000)
     assert len(runs) == arguments.trials, f"{len(runs)} of {arguments.trials} trials are in MLflow"
-    return {**found, "requests": sent.count / arguments.trials, "catch_up_s": catch_up_s}
+    return {**found, "catch_up_s": catch_up_s}
 
 
 def measure_outage(fault: Fault, server: str, folder: str, arguments: argparse.Namespace) -> float:
@@ -166,10 +166,14 @@ def main() -> None:
         with serve(home) as server:
             theirs = measure_theirs(server, arguments.their_trials)
             places = {"server": server, "sqlite": f"sqlite:///{folder}/own.db"}
-            for name, uri in places.items():
-                found = measure_ours(uri, f"{folder}/{name}-sweep", arguments)
-                if name == "server":
-                    results.append(figure("requests", found["requests"], theirs, "requests/trial"))
+            with Requests() as sent, ThreadPoolExecutor() as pool:  # a database is not asked by HTTP
+                runs = {
+                    name: pool.submit(measure_ours, uri, f"{folder}/{name}-sweep", arguments)
+                    for name, uri in places.items()
+                }
+            results.append(figure("requests", sent.count / arguments.trials, theirs, "requests/trial"))
+            for name, run in runs.items():
+                found = run.result()
                 results += [
                     figure(f"cpu_{name}", found["cpu_share"], None, "share of a core"),
                     figure(f"catch_up_{name}", found["catch_up_s"], None, "s"),

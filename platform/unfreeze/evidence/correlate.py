@@ -73,14 +73,22 @@ def has_plasticity(selection: Selection) -> bool:
     return bool(selection.members) and not selection.embed and not selection.lora
 
 
-def correlate(plasticity: PlasticityTable, trials: Sequence[TrialRecord], model: ModelFacts) -> tuple[Correlation, ...]:
+def correlate(
+    plasticity: PlasticityTable,
+    trials: Sequence[TrialRecord],
+    model: ModelFacts,
+    *,
+    scores: Sequence[SelectionScore] | None = None,
+) -> tuple[Correlation, ...]:
     """Rank correlations of plasticity with best validation accuracy, for each mode in the table.
 
     Over the five components alone, over every selection, over every selection with size partialled out, and within one
     component across block subsets. Statistics are None with fewer than 3 points or a constant side. p exchanges the
-    labels of the components (`exchange`), within one component those of the blocks.
+    labels of the components (`exchange`), within one component those of the blocks. ``scores``: what `score_selections`
+    gives for the trials, where that is known.
     """
-    scores = [score for score in score_selections(trials, model) if has_plasticity(score.selection)]
+    scores = scores if scores is not None else score_selections(trials, model)
+    scores = [score for score in scores if has_plasticity(score.selection)]
     return tuple(
         correlation
         for mode in plasticity.modes

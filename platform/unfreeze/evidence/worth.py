@@ -1,21 +1,23 @@
 """What each measured score was worth in a sweep, from its finished trials; or why that has no number."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from unfreeze.components.selection import Selection, parse_selection
-from unfreeze.evidence.correlate import has_plasticity, score_selections
+from unfreeze.evidence.correlate import SelectionScore, has_plasticity, score_selections
 from unfreeze.evidence.effects import NUM_DRAWS, Slope, slope
 from unfreeze.evidence.exchange import exchanges
 from unfreeze.evidence.model import Points, Posterior, Terms
 from unfreeze.records import COMPONENTS, ModelFacts, PlasticityTable, ScoreWorth, TrialRecord, TrialState, Worth
 
 MIN_TRIALS, MIN_COMPONENTS = 8, 4
+_threads = functools.cache(ThreadpoolController)  # looking for the libraries takes 5 ms, a tenth of what a number takes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,18 +32,29 @@ class ScoreSlope:
 
 
 def weigh_scores(
-    plasticity: PlasticityTable, trials: Sequence[TrialRecord], model: ModelFacts
+    plasticity: PlasticityTable,
+    trials: Sequence[TrialRecord],
+    model: ModelFacts,
+    *,
+    scores: Sequence[SelectionScore] | None = None,
 ) -> tuple[ScoreWorth, ...]:
-    """Of each mode of plasticity, then each rival score: what it is worth in accuracy."""
+    """Of each mode of plasticity, then each rival score: what it is worth in accuracy.
+
+    ``scores``: what `score_selections` gives for the trials, where that is known.
+    """
     found = []
-    for each in score_slopes(plasticity, trials, model):
+    for each in score_slopes(plasticity, trials, model, scores=scores):
         worth = None if each.slope is None else in_accuracy(each.slope, each.accuracy)
         found.append(ScoreWorth(score=each.score, num_trials=each.num_trials, worth=worth, trouble=each.trouble))
     return tuple(found)
 
 
 def score_slopes(
-    plasticity: PlasticityTable, trials: Sequence[TrialRecord], model: ModelFacts
+    plasticity: PlasticityTable,
+    trials: Sequence[TrialRecord],
+    model: ModelFacts,
+    *,
+    scores: Sequence[SelectionScore] | None = None,
 ) -> tuple[ScoreSlope, ...]:
     """Of each mode of plasticity, then each rival score: β in logits.
 
@@ -53,10 +66,11 @@ def score_slopes(
     if trouble is not None:
         return tuple(_nothing(score, len(kept), trouble) for score in plasticity.by_group)
     num_groups = count_groups(kept, model)
-    with threadpool_limits(limits=1):  # the same bits on every machine
+    with _threads().limit(limits=1):  # the same bits on every machine
         nothing = np.zeros((len(COMPONENTS), num_groups))  # score and size are no part of this likelihood
         effects = fit_trials(kept, nothing, nothing).linear_effects(NUM_DRAWS)
-        accuracy = median(score.val_accuracy for score in score_selections([t for t, _ in kept], model))
+        scores = scores if scores is not None else score_selections(trials, model)
+        accuracy = median(score.val_accuracy for score in scores if has_plasticity(score.selection))
         sizes = np.log(np.maximum(by_switch(model.parameters, model.num_blocks, num_groups).ravel(), 1))
         found = []
         for score, groups in plasticity.by_group.items():
@@ -93,7 +107,8 @@ def _trouble(trials: Sequence[TrialRecord], selections: Sequence[Selection]) -> 
             else f"{len(trials)} finished trials of components are"
         )
         return f"{many} too few, it takes {MIN_TRIALS}"
-    if not all(math.isfinite(report.val_accuracy) for trial in trials for report in trial.reports):
+    # A sum is not finite where one of its terms is not, and thousands of trials have ten reports each.
+    if not math.isfinite(sum(report.val_accuracy for trial in trials for report in trial.reports)):
         return "an accuracy is not finite"
     if len(set(accuracies)) == 1:
         return f"every trial has the same accuracy, {accuracies[0]:.2%}"

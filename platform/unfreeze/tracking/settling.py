@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from unfreeze.evidence.correlate import correlate
+from unfreeze.evidence.correlate import correlate, score_selections
 from unfreeze.evidence.worth import weigh_scores
 from unfreeze.records import ModelFacts, PlasticityTable, TrialRecord, TrialState
 
@@ -54,7 +54,8 @@ def _of_one_mode(table: PlasticityTable) -> PlasticityTable:
 
 
 def _values(table: PlasticityTable, trials: Sequence[TrialRecord], model: ModelFacts) -> dict[str, float]:
-    (weighed,) = weigh_scores(table, trials, model)
+    scores = score_selections(trials, model)
+    (weighed,) = weigh_scores(table, trials, model, scores=scores)
     values: dict[str, float] = {"verdict/n": weighed.num_trials}
     if weighed.worth is not None:
         ends = {"verdict/worth_low": weighed.worth.low, "verdict/worth_high": weighed.worth.high}
@@ -62,7 +63,7 @@ def _values(table: PlasticityTable, trials: Sequence[TrialRecord], model: ModelF
         values["verdict/worth"] = weighed.worth.mean
         values["verdict/positive"] = weighed.worth.positive
         values["verdict/p"] = weighed.worth.p
-    for found in correlate(table, trials, model):
+    for found in correlate(table, trials, model, scores=scores):
         if found.name in _CORRELATION:
             if found.spearman is not None:
                 values[f"correlation/{_CORRELATION[found.name]}"] = found.spearman
