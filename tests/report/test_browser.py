@@ -168,6 +168,9 @@ def test_on_paper_it_is_dark_on_white(page: Page) -> None:
     )
     assert (ink, card) == ("rgb(0, 0, 0)", "rgb(255, 255, 255)")
     assert page.locator("nav").is_hidden()
+    page.evaluate("document.body.style.width = '600px'")  # about that of paper, on which nothing is drawn anew
+    widths = page.locator("figure svg").evaluate_all("all => all.map(each => each.getBoundingClientRect().width)")
+    assert max(widths) <= 600
 
 
 def test_the_page_of_several_sweeps(browser: Browser, tmp_path: Path) -> None:
