@@ -23,8 +23,14 @@ NAME = "chaos"
 CASE_S = 1800.0  # until a case is given up; on a crowded machine a sweep alone takes five minutes
 GONE_S = 15.0  # after its driver a process may live so long
 MARK = "UNFREEZE_CHAOS"
-# Of a node or a cluster, whoever has jobs there: the third is an actor that Ray Train leaves detached.
-AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinatorActor")
+# Ray's own, of a node or a cluster, whoever has jobs there. Ray Train leaves the last two detached: the third for all
+# jobs to come; the fourth, one of each controller that was killed, asks the dashboard for it, and without one for ever.
+AGENTS = (
+    "ray::DashboardAgent",
+    "ray::RuntimeEnvAgent",
+    "ray::_AutoscalingCoordinatorActor",
+    "ray::PlacementGroupCleaner",
+)
 
 
 class Run:
