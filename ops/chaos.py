@@ -204,7 +204,8 @@ def play(run: Run, faults: list[str], expected: Any, rng: random.Random, line: A
 
             def is_time(trials: list[TrialRecord], moment: int = moment) -> bool:
                 is_running = any(record.state is TrialState.RUNNING for record in trials)
-                return (is_running or moment == 0) and sum(len(record.reports) for record in trials) >= moment
+                is_far = sum(len(record.reports) for record in trials) >= moment
+                return run.has_spoken and (is_running or moment == 0) and is_far
 
             if not run.wait_for(is_time, driver):
                 break

@@ -46,6 +46,7 @@ class Run:
         self._before: dict[str, TrialRecord] = {}
         self._options = options if storage is None else [*options, f"storage={storage}"]
         self._mark = uuid.uuid4().hex
+        self._said_before = 0
         self._deadline = time.monotonic() + CASE_S
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -58,9 +59,15 @@ class Run:
         own |= self.head.variables if self.head is not None else {}
         command = [sys.executable, str(ROOT / "sweeps/vit_components.py"), *self._options]
         with (self.folder / "log").open("ab") as log:
+            self._said_before = log.tell()
             return subprocess.Popen(
                 command, cwd=self.folder, env=os.environ | own, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether the last command that was started said something: before, no signal finds its handler."""
+        return (self.folder / "log").stat().st_size > self._said_before
 
     def look(self) -> list[TrialRecord]:
         """The records; notes what was done twice since the last look."""
