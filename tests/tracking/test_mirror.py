@@ -271,6 +271,25 @@ class TestOtherVersions:
             synchronise(config, ledger)
 
 
+def test_while_trials_run_a_sync_writes_a_part_and_the_next_one_goes_on(config, ledger, monkeypatch):
+    """However many have ended since the last one: a long sync would ask for a pause longer than any."""
+    gathered = []
+
+    def gather(ledger, trials):
+        gathered.append(len(trials))
+        return read_evidence(ledger)
+
+    for name, value in {"_TRIALS_CPU_S": 0.0, "_PAUSE_S": 0.01, "_CPU_SHARE": 1e9}.items():
+        monkeypatch.setattr(f"unfreeze.tracking.mirror.{name}", value)
+    with MlflowMirror(config, ledger, gather) as mirror:
+        deadline = time.monotonic() + 60
+        while max(gathered, default=0) < 12 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(runs_by_key(config)[1]) == 2 + 12
+        assert mirror._end_status is None
+    assert gathered[:3] == [1, 2, 3]
+
+
 class TestServerDown:
     def test_never_raises_warns_once_and_catches_up_later(self, config, ledger, evidence, dead_uri, caplog):
         began = time.monotonic()

@@ -28,8 +28,9 @@ _log = logging.getLogger(__name__)
 
 _PAUSE_S = 2.0  # between two syncs, so that many notices become one
 _MAX_BACKOFF_S = 120.0
-_CPU_SHARE = 0.025  # of one core at most, while trials run: after each sync a pause as long as that asks for
+_CPU_SHARE = 0.028  # of one core at most, while trials run: after each sync a pause as long as that asks for
 _MAX_REST_S = 600.0  # of such pauses
+_TRIALS_CPU_S = 5.0  # that one sync spends on trials while others run, so that no pause has to be longer
 _FILES_EVERY_S = 60.0  # while trials run
 _CLOSE_TIMEOUT_S = 60.0
 _KEEPS_TRYING = (
@@ -239,13 +240,18 @@ class MlflowMirror:
 
     def _write_trials(self, tree: RunTree, settings: view.SweepSettings) -> list[TrialRecord]:
         """Write every trial in a final state; returns all. The settled ones are not even read again: a sweep may have
-        thousands."""
-        trials = []
+        thousands. While it runs a part may be left to the next sync, and is not among what is returned."""
+        trials, spent_s = [], 0.0
         for key in self._ledger.storage.keys(f"{self._ledger.sweep}/trials/"):
             trial_id = key.rpartition("/")[2].removesuffix(".json")
             record = self._settled.get(trial_id)
             if record is None and (record := self._ledger.trial(trial_id)) is not None and record.state.is_final:
+                if spent_s > _TRIALS_CPU_S and not self._ends:
+                    self._wake.set()
+                    break
+                began = time.thread_time()
                 view.write_trial(tree, record, settings)
+                spent_s += time.thread_time() - began
                 if record.state is not TrialState.FAILED:  # a failed one may be taken up again
                     self._settled[trial_id] = record
             if record is not None:
