@@ -213,6 +213,7 @@ def test_kills_leave_the_same_ledger(undisturbed: Sweep, alone: Sweep, processes
     alone.wait_for(lambda: three_are_final() and running(), first, "trial to interrupt")
     first.send_signal(signal.SIGKILL)
     processes.wait_for_the_rest()  # Ray's processes follow their driver
+    assert "(raylet)" not in alone.log  # which has seen the worker die
     assert not alone.ledger.read_json("final.json")
 
     alone.run(LONG)

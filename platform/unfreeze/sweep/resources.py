@@ -62,11 +62,11 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
             stack.enter_context(ending_with_driver(others, ray._private.worker._global_node.get_sockets_dir_path()))
         else:
             _join(address)
-        stack.callback(ray.shutdown)
         # What raylets say of workers that died is in their logs. Whatever log_to_driver says, a thread of Ray's prints
-        # it to standard output too, amid our answer (worker.py: listen_error_messages).
+        # it to standard output too, amid our answer, and until Ray is shut down (worker.py: listen_error_messages).
         stack.callback(setattr, ray._private.worker, "print_to_stdstream", ray._private.worker.print_to_stdstream)
         ray._private.worker.print_to_stdstream = _nowhere
+        stack.callback(ray.shutdown)
         if threading.current_thread() is threading.main_thread():  # where alone Ray takes SIGTERM for itself
             signal.signal(signal.SIGTERM, on_sigterm)
         try:
