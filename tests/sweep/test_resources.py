@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -264,6 +265,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **options: made.append(options))
     monkeypatch.setattr(ray, "shutdown", lambda: made.append({}))
+    node = SimpleNamespace(get_sockets_dir_path=lambda: "/ray/session_of_nobody/sockets")
+    monkeypatch.setattr(ray._private.worker, "_global_node", node)
     return made
 
 
