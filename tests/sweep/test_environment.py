@@ -14,6 +14,7 @@ from unfreeze.sweep.environment import describe_environment
         ("job/sweeps/vit_components.py", "sweeps/vit_components.py", "python sweeps/vit_components.py"),
         ("elsewhere/sweeps/vit_components.py", "vit_components.py", "unfreeze sweep"),
         ("elsewhere/sweeps/paper.py", "paper.py", "unfreeze paper"),
+        ("elsewhere/mine.py", "mine.py", "mine.py"),
     ],
 )
 def test_the_command(place: str, name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def weigh_scores(
 ) -> tuple[ScoreWorth, ...]:
     """Of each mode of plasticity, then each rival score: what it is worth in accuracy.
 
-    ``scores``: what `score_selections` gives for the trials, where that is known.
+    ``scores``: what `score_selections` gives for the finished ones among the trials, where that is known.
     """
     found = []
     for each in score_slopes(plasticity, trials, model, scores=scores):
@@ -69,7 +69,7 @@ def score_slopes(
     with _threads().limit(limits=1):  # the same bits on every machine
         nothing = np.zeros((len(COMPONENTS), num_groups))  # score and size are no part of this likelihood
         effects = fit_trials(kept, nothing, nothing).linear_effects(NUM_DRAWS)
-        scores = scores if scores is not None else score_selections(trials, model)
+        scores = scores if scores is not None else score_selections([t for t, _ in kept], model)
         accuracy = median(score.val_accuracy for score in scores if has_plasticity(score.selection))
         sizes = np.log(np.maximum(by_switch(model.parameters, model.num_blocks, num_groups).ravel(), 1))
         found = []

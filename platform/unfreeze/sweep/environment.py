@@ -52,8 +52,10 @@ def _command() -> dict[str, str]:
     with contextlib.suppress(ValueError):  # not below the working directory, whose folders are nobody's business
         script = script.resolve().relative_to(Path.cwd())
         return {"name": str(script), "command": redact(shlex.join(["python", str(script), *sys.argv[1:]]))}
-    name = "sweep" if script.stem == "vit_components" else script.stem  # as `unfreeze` calls it (command.py)
-    return {"name": script.name, "command": redact(shlex.join(["unfreeze", name, *sys.argv[1:]]))}
+    words = [script.name]  # a user's own, that calls the library
+    if script.parent.name == "sweeps":
+        words = ["unfreeze", "sweep" if script.stem == "vit_components" else script.stem]  # as command.py calls it
+    return {"name": script.name, "command": redact(shlex.join([*words, *sys.argv[1:]]))}
 
 
 def _user() -> str:
