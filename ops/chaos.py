@@ -103,6 +103,7 @@ def hit(run: Run, driver: subprocess.Popen[bytes], fault: str, rng: random.Rando
     """Do one fault; False where there is no process of the kind. ``line``: of `storm_line`."""
     how, _, what = fault.partition(":")
     if how == "twice":
+        run.wait_for(lambda _: run.has_sweep(driver), driver)  # before, the second would be the first
         code = run.start().wait(CASE_S)
         return code == 75 and "is being run by" in run.last_lines(5)
     if how == "fill":

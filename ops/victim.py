@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from unfreeze.records import TrialRecord
+from unfreeze.storage.lease import last_lease
 from unfreeze.storage.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +69,10 @@ class Run:
     def has_spoken(self) -> bool:
         """Whether the last command that was started said something: before, no signal finds its handler."""
         return (self.folder / "log").stat().st_size > self._said_before
+
+    def has_sweep(self, driver: subprocess.Popen[bytes]) -> bool:
+        """Whether the sweep's lease is the driver's."""
+        return (lease := last_lease(self.ledger)) is not None and lease.pid == driver.pid
 
     def look(self) -> list[TrialRecord]:
         """The records; notes what was done twice since the last look."""

@@ -18,10 +18,12 @@ Named = Mapping[str, Mapping[str, str]]  # secrets or config maps: name → key 
 
 # Of a pod's and a container's specification, what podman does as Kubernetes would.
 _POD_FIELDS = {"containers", "initContainers", "securityContext", "volumes"}
-_CONTAINER_FIELDS = {"args", "command", "env", "envFrom", "image", "name", "ports", "resources", "securityContext"} | {
+_CONTAINER_FIELDS = {"args", "command", "env", "envFrom", "image", "name", "resources", "securityContext"} | {
     "volumeMounts",
     "workingDir",
 }
+# In Kubernetes a note for people; podman would bind them on this machine, where another Ray may have them.
+_NOTES = {"ports"}
 # Asked by the rehearsal itself, in podman's place.
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
@@ -66,7 +68,7 @@ def to_pod(
     kept = {key: value for key, value in spec.items() if key in _POD_FIELDS}
     for group in ("initContainers", "containers"):
         if group in spec:
-            left_out |= {key for one in spec[group] for key in one if key not in {*_CONTAINER_FIELDS, *PROBES}}
+            left_out |= {key for one in spec[group] for key in one if key not in {*_CONTAINER_FIELDS, *PROBES, *_NOTES}}
             kept[group] = [_container(one, metadata, secrets) for one in spec[group]]
     kept["hostname"] = name
     # Podman would start an init container that has ended well again; and what ends unasked shall be seen.

@@ -143,6 +143,7 @@ def test_what_cannot_be_looked_up_is_named(pods: ModuleType, source: Any, what: 
 
 def test_a_template_becomes_a_pod(pods: ModuleType, tmp_path: Path) -> None:
     context = {"runAsUser": 999}
+    main = {"name": "main", "image": "i", "args": ["--a=$(B)"]}
     template = {
         "metadata": {"labels": {"app": "db"}},
         "spec": {
@@ -156,7 +157,7 @@ def test_a_template_becomes_a_pod(pods: ModuleType, tmp_path: Path) -> None:
             "initContainers": [
                 {"name": "init", "image": "i", "command": ["up", "$(URI)"], "env": [{"name": "URI", "value": "u"}]}
             ],
-            "containers": [{"name": "main", "image": "i", "args": ["--a=$(B)"], "livenessProbe": {}, "lifecycle": {}}],
+            "containers": [{**main, "ports": [{"containerPort": 80}], "livenessProbe": {}, "lifecycle": {}}],
         },
     }
     claims = [{"metadata": {"name": "data"}}]
@@ -166,9 +167,7 @@ def test_a_template_becomes_a_pod(pods: ModuleType, tmp_path: Path) -> None:
     assert pod.manifest["metadata"] == {"name": "db-0", "namespace": "unfreeze", "labels": {"app": "db"}}
     assert (spec["hostname"], spec["securityContext"], spec["restartPolicy"]) == ("db-0", context, "Never")
     assert spec["initContainers"][0]["command"] == ["up", "u"]
-    assert spec["containers"] == [
-        {"name": "main", "image": "i", "args": ["--a=$(B)"], "env": [], "imagePullPolicy": "Never"}
-    ]
+    assert spec["containers"] == [{**main, "env": [], "imagePullPolicy": "Never"}]
     assert pod.left_out == {"serviceAccountName", "lifecycle"}
     shm, tmp, scripts, data = pod.volumes
     assert (shm.name, shm.memory_bytes) == ("shm-db-0", 2**30)

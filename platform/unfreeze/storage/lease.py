@@ -150,6 +150,12 @@ def _renewed(lease: Lease, life_s: float) -> Lease:
     return replace(lease, renewed_ms=now, expires_ms=now + round(1000 * life_s))
 
 
+def last_lease(ledger: Ledger) -> Lease | None:
+    """Of the sweep, ended or not; None before the first."""
+    number = ledger.highest_lease()
+    return _read(ledger, number) if number else None
+
+
 def _read(ledger: Ledger, number: int) -> Lease | None:
     raw = ledger.read_json(_key(number))
     try:
