@@ -1,6 +1,7 @@
 """The ledger over a bad line and on a full disk: right in the end, or one sentence; nothing is torn."""
 
 import itertools
+import pickle
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -104,6 +105,22 @@ def test_a_fault_that_stays_is_told_when_the_time_is_over(
         ledger.read_json("a.json")
     assert "\n" not in str(caught.value)
     assert len(faulty_proxy.met) > 1 or fault is Fault.TRICKLE
+
+
+def test_an_endpoint_that_cannot_be_reached_is_waited_for_once_it_has_answered(
+    ledger: Ledger, faulty_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(patiently.__kwdefaults__ or {}, "patience_s", 0.5)
+    with FaultyProxy(faulty_proxy.url) as line:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+        known, unknown = Ledger(ledger.location, "study"), Ledger(ledger.location, "study")
+        known.write_json("a.json", WHOLE)
+    known = pickle.loads(pickle.dumps(known))  # to a worker
+    for own, is_waited_for in ((unknown, False), (known, True)):
+        caplog.clear()
+        with pytest.raises(StorageError, match="Could not connect to the endpoint URL"):
+            own.read_json("a.json")
+        assert ("trying again" in caplog.text) is is_waited_for
 
 
 def test_expired_credentials_are_told_before_a_sweep_and_read_anew_in_its_middle(

@@ -1,6 +1,5 @@
 """The ledger: a sweep's append-only record, and the only truth. Optuna's study and MLflow's runs are views of it."""
 
-import functools
 import json
 from dataclasses import replace
 from typing import Any
@@ -30,9 +29,6 @@ class Ledger:
         self.location = location
         self.sweep = sweep
         self.storage: Storage = open_storage(location)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (functools.partial(Ledger, lease=self.lease), (self.location, self.sweep))
 
     def neighbours(self) -> list[str]:
         """The sweeps that have begun in this storage, by name."""

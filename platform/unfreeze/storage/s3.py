@@ -15,6 +15,7 @@ from botocore.exceptions import (
     HTTPClientError,
     IncompleteReadError,
 )
+from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import ResponseParserError
 
 from unfreeze.errors import StorageError
@@ -55,6 +56,7 @@ class S3Storage:
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._lazy_client: Any = None
         self._had_expired = False
+        self._has_answered = False  # before, an endpoint that cannot be reached is taken for a wrong one
 
     @property
     def _client(self) -> Any:
@@ -64,9 +66,13 @@ class S3Storage:
                 # Boto3's own session keeps the credentials of its first use; another, half a second's work, reads them.
                 session = boto3.Session() if self._had_expired else boto3
                 self._lazy_client = session.client("s3", config=_CLIENT)
+                self._lazy_client.meta.events.register("after-call.s3", self._note_answer)
             except (BotoCoreError, ValueError) as error:
                 raise StorageError(f"cannot make an S3 client for {self.url('')}: {error}") from error
         return self._lazy_client
+
+    def _note_answer(self, **_: Any) -> None:
+        self._has_answered = True
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lazy_client": None}
@@ -146,9 +152,13 @@ class S3Storage:
         code = _code(error)
         if code in _EXPIRED:  # there may be fresh ones where those came from
             self._lazy_client, self._had_expired = None, True
+        is_away = self._has_answered and isinstance(error, NoConnectionError)
         return StorageError(
             f"cannot {verb} {self.url(key)}: {error}; check bucket, AWS_ENDPOINT_URL, region and credentials",
-            may_pass=isinstance(error, _PASSING) or code in _PASSING_CODES or _status(error) in _PASSING_STATUS,
+            may_pass=is_away
+            or isinstance(error, _PASSING)
+            or code in _PASSING_CODES
+            or _status(error) in _PASSING_STATUS,
         )
 
 
