@@ -25,7 +25,7 @@ CASE_S = 1800.0  # until a case is given up; on a crowded machine a sweep alone 
 GONE_S = 15.0  # after its driver a process may live so long
 MARK = "UNFREEZE_CHAOS"
 # Ray's own, of a node or a cluster, whoever has jobs there. Ray Train leaves the last two detached: the third for all
-# jobs to come; the fourth, one of each controller that was killed, asks the dashboard for it, and without one for ever.
+# jobs to come; the fourth, one of each controller that was killed, asks the dashboard for it, until that knows.
 AGENTS = (
     "ray::DashboardAgent",
     "ray::RuntimeEnvAgent",
@@ -160,7 +160,8 @@ class Head:
         token.chmod(0o600)
         self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port=0", "--num-cpus=2"]
-        command += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"]
+        # Its dashboard is what tells Ray Train's cleaners (AGENTS) that their controller is gone.
+        command += ["--dashboard-port=0", "--disable-usage-stats", f"--temp-dir={folder}"]
         own = {"RAY_worker_niceness": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
         with (log := Path(folder, "log")).open("wb") as file:
             process = subprocess.Popen(command, env=os.environ | self.variables | own, stdout=file, stderr=file)
