@@ -1,6 +1,8 @@
 """Slots that fit a cluster, and how Ray is started or joined; no Ray is."""
 
+import errno
 import os
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -373,3 +375,14 @@ def test_a_store_that_fails_is_the_users_to_mend_until_the_sweep_has_begun() -> 
         raise StorageError("cannot read s3://birds")
     with pytest.raises(InfrastructureError, match=r"s3://birds; .*run the same command"), no_trial_is_to_blame():
         raise StorageError("cannot read s3://birds")
+
+
+@pytest.mark.parametrize(("name", "place"), [("/cache/images", "/cache/images"), (None, "RAY_TMPDIR")])
+def test_a_full_disk_in_a_sweep_is_a_sentence_and_no_mistake_of_the_users(name: str | None, place: str) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", *([name] if name else []))
+    with pytest.raises(InfrastructureError, match=rf"No space left .*{place}.*run the same command"):  # noqa: SIM117
+        with no_trial_is_to_blame():
+            raise full
+    for error, has_begun in ((full, False), (OSError(errno.EACCES, "Permission denied"), True)):
+        with pytest.raises(OSError, match=re.escape(str(error))), no_trial_is_to_blame(has_begun=has_begun):
+            raise error

@@ -12,7 +12,7 @@ from unfreeze.errors import StorageError
 
 # What a shared file system says while its server restarts or its line is cut.
 _PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = ".tmp-"
 
 
@@ -85,7 +85,7 @@ class FolderStorage:
                 os.fsync(file.fileno())  # without it a power cut can leave an empty file behind the rename
             yield temporary, path
         except OSError as error:
-            way_out = "make room there" if error.errno in _FULL else "mend its permissions"
+            way_out = "make room there" if error.errno in FULL else "mend its permissions"
             raise StorageError(
                 f"cannot write {self.url(key)}: {error.strerror}; {way_out}, or choose another storage=…",
                 may_pass=error.errno in _PASSING,

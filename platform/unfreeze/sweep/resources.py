@@ -20,6 +20,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from unfreeze.config import ACCELERATOR_LABEL, ClusterConfig, Config
 from unfreeze.errors import ClusterError, InfrastructureError, StorageError, UnfreezeError
 from unfreeze.report.streams import say, stage
+from unfreeze.storage.folder import FULL
 from unfreeze.sweep.address import check_address
 from unfreeze.sweep.machine import check_train, count_cpus, provide_token, ray_folder
 from unfreeze.sweep.package import check_workers, on_path, travelling
@@ -295,7 +296,7 @@ def no_trial_is_to_blame(*, has_begun: bool = True) -> Iterator[None]:
     """What Ray or, once a sweep ``has_begun``, the store cannot do, in one sentence with the way on.
 
     Raises:
-        InfrastructureError: instead of `StorageError` and what Ray raises of its own.
+        InfrastructureError: instead of `StorageError`, what Ray raises of its own, and a disk that is full.
     """
     try:
         yield
@@ -306,3 +307,8 @@ def no_trial_is_to_blame(*, has_begun: bool = True) -> Iterator[None]:
             raise
         reason = str(error) if isinstance(error, StorageError) else f"Ray broke down: {type(error).__name__}: {error}"
         raise InfrastructureError(f"{reason.splitlines()[0]}; {GOES_ON}") from error
+    except OSError as error:
+        if not has_begun or error.errno not in FULL:
+            raise
+        place = error.filename or "where Ray keeps its session, RAY_TMPDIR or /tmp"  # of what is open no name is told
+        raise InfrastructureError(f"{error.strerror}: {place}; make room there; {GOES_ON}") from error
