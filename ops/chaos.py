@@ -278,7 +278,7 @@ def run_case(
         run = stack.enter_context(Run(folder, options, f"s3://{NAME}/{folder.name}" if line else None, head))
         if line is None and rng.random() < 0.8:  # the others have their pre-pass among what is hit
             shutil.copytree(known / MEASURED, folder / "runs" / MEASURED)
-        return play(run, faults, expected, rng, line), run.last_lines(40)
+        return play(run, faults, expected, rng, line), run.last_lines(400)
 
 
 def table(lines: list[dict[str, Any]]) -> str:
