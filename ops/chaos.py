@@ -196,8 +196,8 @@ def play(run: Run, faults: list[str], expected: Any, rng: random.Random, line: A
     def end() -> bool:
         """Whether the sweep has come to its answer, or the case's time is up."""
         codes.append(run.end(driver))
-        endings.append(run.last_lines())
         left.extend(run.clean_up())
+        endings.append(run.last_lines())  # after what a command leaves behind has had its word
         return codes[-1] in (0, None) or len(codes) == 5 + len(faults)
 
     while True:

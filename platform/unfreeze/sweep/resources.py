@@ -60,7 +60,8 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         if address == "local":
             others = children()  # of a notebook, say
             _start()
-            stack.enter_context(ending_with_driver(others, ray._private.worker._global_node.get_sockets_dir_path()))
+            sockets = ray._private.worker._global_node.get_sockets_dir_path()
+            stack.enter_context(ending_with_driver(others, sockets, f"error: ended by others or by Ray; {GOES_ON}"))
         else:
             _join(address)
         # What raylets say of workers that died is in their logs. Whatever log_to_driver says, a thread of Ray's prints
