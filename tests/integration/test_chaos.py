@@ -48,6 +48,12 @@ def test_a_case_is_sound_if_it_ends_well_with_words_and_an_equal_ledger() -> Non
     assert not any(is_sound({**SOUND, **change}) for change in wrong)
 
 
+def test_the_runbook_shows_what_is_kept() -> None:
+    chaos = load_script("chaos")
+    kept = (chaos.ROOT / "ops/bench/results/chaos.jsonl").read_text().splitlines()
+    assert chaos.table(list(map(json.loads, kept))) in (chaos.ROOT / "ops/README.md").read_text()
+
+
 def test_each_fault_is_chosen_as_often_as_any_other_and_by_the_seed() -> None:
     chaos = load_script("chaos")
     first = list(itertools.islice(chaos.chosen(chaos.FAULTS, 3), 3 * len(chaos.FAULTS)))
