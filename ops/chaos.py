@@ -144,17 +144,13 @@ def storm_line() -> Iterator[Any]:
     """An S3 server of our own, and the line to it, which does as it is told."""
     import boto3
     from faulty_proxy import FaultyProxy
-    from moto.server import ThreadedMotoServer
+    from moto_server import moto_server
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     keys = {"AWS_ACCESS_KEY_ID": "chaos", "AWS_SECRET_ACCESS_KEY": "chaos", "AWS_DEFAULT_REGION": "us-east-1"}
-    with FaultyProxy(f"http://{host}:{port}") as line:
+    with moto_server() as address, FaultyProxy(address) as line:
         os.environ.update(keys | {"AWS_ENDPOINT_URL": line.url})
         boto3.resource("s3").create_bucket(Bucket=NAME)
         yield line
-    server.stop()
 
 
 @contextlib.contextmanager

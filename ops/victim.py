@@ -72,7 +72,8 @@ class Run:
 
     def has_sweep(self, driver: subprocess.Popen[bytes]) -> bool:
         """Whether the sweep's lease is the driver's."""
-        return (lease := last_lease(self.ledger)) is not None and lease.pid == driver.pid
+        _, lease = last_lease(self.ledger)
+        return lease is not None and lease.pid == driver.pid
 
     def look(self) -> list[TrialRecord]:
         """The records; notes what was done twice since the last look."""

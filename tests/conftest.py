@@ -4,7 +4,6 @@ import functools
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 import pytest
 from faulty_proxy import faulty_proxy  # noqa: F401
 from hypothesis import HealthCheck, settings
-from moto.s3.responses import S3Response
-from moto.server import ThreadedMotoServer
+from moto_server import moto_server
 from processes import module_processes, patience, processes  # noqa: F401
 from small_disk import small_disk  # noqa: F401
 from xdist.scheduler import LoadFileScheduling
@@ -60,24 +58,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """Address of an S3 server of the test run's own.
-
-    Of its writes one is made at a time: moto looks whether an object is there and then makes it, and of two who create
-    one both would succeed, now and then.
-    """
-    write, lock = S3Response.put_object, threading.Lock()
-
-    def write_alone(response: S3Response) -> Any:
-        with lock:
-            return write(response)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(S3Response, "put_object", write_alone)
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-        server.stop()
+    """Address of an S3 server of the test run's own."""
+    with moto_server() as address:
+        yield address
 
 
 @pytest.fixture

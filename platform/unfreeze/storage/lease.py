@@ -92,8 +92,7 @@ def hold(
 
 def _take(ledger: Ledger, *, takeover: bool, life_s: float, renew_s: float) -> tuple[int, Lease]:
     while True:
-        number = ledger.highest_lease()
-        held = _read(ledger, number) if number else None
+        number, held = last_lease(ledger)
         if held is not None and not held.is_gone():
             _wait_for_the_end(ledger, number, held, takeover=takeover, life_s=life_s, renew_s=renew_s)
         own = _new(life_s)
@@ -150,10 +149,10 @@ def _renewed(lease: Lease, life_s: float) -> Lease:
     return replace(lease, renewed_ms=now, expires_ms=now + round(1000 * life_s))
 
 
-def last_lease(ledger: Ledger) -> Lease | None:
-    """Of the sweep, ended or not; None before the first."""
+def last_lease(ledger: Ledger) -> tuple[int, Lease | None]:
+    """The number of the sweep's last lease, and what it says, ended or not; 0 and None before the first."""
     number = ledger.highest_lease()
-    return _read(ledger, number) if number else None
+    return number, _read(ledger, number) if number else None
 
 
 def _read(ledger: Ledger, number: int) -> Lease | None:
